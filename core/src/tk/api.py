@@ -1,0 +1,71 @@
+"""The Python API: what the commands do, with the config as keywords, dict or file, and typed results.
+
+import tk
+result = tk.train(model="smollm2-135m-instruct", data="rows.jsonl", tuner={"name": "lora", "rank": 8})
+answers = tk.infer(run=result.output, data="prompts.jsonl")
+tk.export(run=result.output, to="merged")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tk import setup
+from tk.config.resolve import Config
+
+if TYPE_CHECKING:
+    from tk.compose import Plan
+    from tk.contracts import Tracker, TrainPlan, TrainResult
+    from tk.inference import Answer, Conversation
+
+
+def load_config(config: Any = None, *, run: str | Path | None = None, **sections: Any) -> Config:
+    """The resolved config of a file, mapping and keywords. Raises ConfigError with path, place and mend."""
+    return setup.resolve(setup.given_from(config, sections, run))[0]
+
+
+def train(config: Any = None, *, run: str | Path | None = None, **sections: Any) -> TrainResult:
+    """Train as the config says. Sections are keywords: `tk.train(model=…, data=…, tuner={"name": "lora"})`."""
+    return train_plan(setup.plan(setup.given_from(config, sections, run), output=True))
+
+
+def plan(config: Any = None, *, run: str | Path | None = None, **sections: Any) -> TrainPlan:
+    """What `train` would do: parts, rows, tokens, steps and parameters, found without loading weights."""
+    made = setup.plan(setup.given_from(config, sections, run))
+    found: TrainPlan = made.one("trainer").build().plan(made)
+    return found
+
+
+def train_plan(plan: Plan, observers: Sequence[Tracker] = ()) -> TrainResult:
+    """Run a plan with the trainer that it names."""
+    result: TrainResult = plan.one("trainer").build().fit(plan, observers)
+    return result
+
+
+def infer(config: Any = None, *, run: str | Path | None = None, **sections: Any) -> list[Answer]:
+    """Answers to every row of `data`, in order, with the scores of `rewards`."""
+    from tk import inference
+
+    return list(inference.answers(setup.plan(setup.given_from(config, sections, run)), _folder(run)))
+
+
+def chat(config: Any = None, *, run: str | Path | None = None, **sections: Any) -> Conversation:
+    """A conversation with a model or with what a run has trained: `for piece in conversation.say("Hello"): …`."""
+    from tk import inference
+
+    return inference.Conversation(setup.plan(setup.given_from(config, sections, run)), _folder(run))
+
+
+def export(
+    config: Any = None, *, to: str | Path, run: str | Path | None = None, format: str = "transformers", **sections: Any
+) -> Path:
+    """Write what a run has trained with the exporter `format`; returns the folder written."""
+    from tk import inference
+
+    return inference.export(setup.plan(setup.given_from(config, sections, run)), _folder(run), Path(to), format)
+
+
+def _folder(run: str | Path | None) -> Path | None:
+    return Path(run) if run is not None else None

@@ -1,0 +1,37 @@
+"""The closed vocabulary of `requires` and `supports`: what parts of a run must agree on.
+
+A package may add words of its own with its distribution's name in front ("tk-plugin-x:word"); every other word must
+be listed here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Capability:
+    """What a word means, and the kinds whose parts must support it where it is wished for or required."""
+
+    text: str
+    kinds: tuple[str, ...] = ()
+
+
+CAPABILITIES: dict[str, Capability] = {
+    "packing": Capability("several samples share one row, and none sees another", ("methods", "tuners")),
+    "index-select": Capability("only the supervised positions are given to the vocabulary projection"),
+    "shared-prefix": Capability("answers to one prompt are computed in one row under a block mask", ("tuners",)),
+    "adapter-off": Capability("the untuned model can be had by switching the adapter off", ("tuners",)),
+    "merge": Capability("what was trained can be merged into the base weights", ("tuners",)),
+    "padding-left": Capability("padding may stand before the tokens", ("methods",)),
+    "sequence-parallel": Capability("one row may be spread over several processes", ("methods", "strategies")),
+    "sharding": Capability("parameters may be spread over several processes", ("tuners", "strategies")),
+    "streaming": Capability("results can be had token by token", ("engines",)),
+    "weight-update": Capability("weights can be replaced while it runs", ("engines",)),
+    "gradient-checkpointing": Capability("activations can be recomputed in the backward pass", ("models",)),
+}
+
+
+def is_known(word: str) -> bool:
+    """Whether a capability may stand in a spec: listed here, or with a distribution's name in front."""
+    return word in CAPABILITIES or ":" in word

@@ -1,0 +1,22 @@
+"""The command line: `tk`."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """Entry point: runs the app; a user's mistake ends in one message and exit code 2, a failure in 1."""
+    from tk.cli.app import app
+    from tk.errors import TkError
+
+    try:
+        app(prog_name="tk")
+    except TkError as error:
+        if "--debug" in sys.argv:
+            raise
+        print(f"Error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        sys.exit(130)

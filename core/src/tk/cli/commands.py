@@ -1,0 +1,174 @@
+"""What the commands with a run's config do: thin calls of the API, and what is printed about them."""
+
+from __future__ import annotations
+
+import json as json_
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tk import inference, setup
+from tk.api import train_plan
+from tk.cli.output import as_json, table
+from tk.config.files import listed
+from tk.contracts import TrainPlan, TrainResult
+from tk.errors import UsageError
+from tk.setup import Given
+
+
+def train(given: Given, *, dry_run: bool, print_config: bool, json: bool) -> None:
+    """`tk train`."""
+    if print_config:
+        config, _ = setup.resolve(given)
+        rows = listed(config)
+        if json:
+            as_json(rows)
+        else:
+            table(rows, {"path": "PATH", "value": "VALUE", "origin": "FROM"})
+        return
+    plan = setup.plan(given, output=True)
+    if dry_run:
+        found = plan.one("trainer").build().plan(plan)
+        if json:
+            as_json(found)
+        else:
+            _print_plan(found)
+        return
+    if json:
+        as_json(train_plan(plan))
+        return
+    from tk.cli.progress import Progress
+
+    result = train_plan(plan, [Progress(sys.stderr)])
+    if int(os.environ.get("RANK", "0")) == 0:
+        _print_result(result)
+
+
+def infer(given: Given, *, to: Path | None, json: bool) -> None:
+    """`tk infer`."""
+    plan = setup.plan(given)
+    run = given.run
+    if to is not None and to.exists():
+        raise UsageError(f"--to {to}: the file exists; name a new one.")
+    rows = []
+    for answer in inference.answers(plan, run):
+        rows.append(_answer_row(answer))
+        if to is None and not json:
+            _print_answer(rows[-1])
+    if to is not None:
+        _write_lines(to, rows)
+    if json:
+        as_json(rows)
+    elif to is not None:
+        _print_scores(rows, to)
+
+
+def chat(given: Given, *, prompt: str | None, system: str | None) -> None:
+    """`tk chat`."""
+    conversation = inference.Conversation(setup.plan(given), given.run, system)
+    if prompt is not None:
+        _say(conversation, prompt)
+        return
+    print("Type a message; /new starts again, /quit (or Ctrl-D) ends.", file=sys.stderr)
+    while True:
+        try:
+            text = input("> ").strip()
+        except EOFError:
+            print()
+            return
+        if text == "/quit":
+            return
+        if text == "/new":
+            conversation.reset()
+        elif text:
+            _say(conversation, text)
+
+
+def export(given: Given, to: Path, format: str, *, json: bool) -> None:
+    """`tk export`."""
+    written = inference.export(setup.plan(given), given.run, to, format)
+    if json:
+        as_json({"path": str(written)})
+    else:
+        print(f"Written: {written}")
+
+
+def _say(conversation: inference.Conversation, text: str) -> None:
+    for piece in conversation.say(text):
+        print(piece, end="", flush=True)
+    print()
+
+
+def _answer_row(answer: inference.Answer) -> dict[str, Any]:
+    return {
+        "origin": answer.origin,
+        "messages": [{"role": m.role, "content": m.text} for m in answer.prompt],
+        "answer": answer.text,
+        "finish_reason": answer.finish_reason,
+        "tokens": answer.tokens,
+        **({"rewards": dict(answer.rewards)} if answer.rewards else {}),
+        **({"logprobs": list(answer.logps)} if answer.logps is not None else {}),
+    }
+
+
+def _print_answer(row: Mapping[str, Any]) -> None:
+    print(f"[{row['origin']}] {row['messages'][-1]['content']}")
+    print(f"  {row['answer']}")
+    for name, value in row.get("rewards", {}).items():
+        print(f"  {name}: {'not applicable' if value is None else value}")
+
+
+def _print_scores(rows: list[dict[str, Any]], to: Path) -> None:
+    print(f"{len(rows)} answers: {to}")
+    names = sorted({name for row in rows for name in row.get("rewards", {})})
+    scored = []
+    for name in names:
+        values = [row["rewards"][name] for row in rows if row["rewards"].get(name) is not None]
+        mean = f"{sum(values) / len(values):.4f}" if values else "-"
+        scored.append({"reward": name, "mean": mean, "scored": len(values), "of": len(rows)})
+    if scored:
+        table(scored, {"reward": "REWARD", "mean": "MEAN", "scored": "SCORED", "of": "ROWS"})
+
+
+def _write_lines(path: Path, rows: list[dict[str, Any]]) -> None:
+    """JSON lines, all or nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".tmp")
+    with partial.open("w", encoding="utf-8") as file:
+        file.writelines(json_.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.rename(path)
+
+
+def _print_plan(plan: TrainPlan) -> None:
+    table(list(plan.components), {"part": "PART", "name": "NAME", "distribution": "FROM", "version": "VERSION"})
+    share = 100 * plan.trainable / plan.parameters if plan.parameters else 0
+    print()
+    for name, text in {
+        "rows": f"{plan.rows:,}" + "".join(f", {count:,} {reason}" for reason, count in plan.skipped.items()),
+        "examples": f"{plan.examples:,} an epoch",
+        "tokens": f"{plan.tokens:,} an epoch, {plan.supervised:,.0f} of them trained",
+        "optimizer steps": f"{plan.steps:,}",
+        "batch": f"{plan.batch_size} rows: {plan.world} process(es) × {plan.accumulation} micro-batches",
+        "parameters": f"{plan.parameters:,}, {plan.trainable:,} of them trained ({share:.2f} %)",
+    }.items():
+        print(f"{name:16} {text}")
+
+
+def _print_result(result: TrainResult) -> None:
+    print(f"{result.steps} steps, {result.tokens:,} tokens in {result.seconds:.1f} s" + _stopped(result))
+    rows = []
+    for name, value in result.evals.items():
+        before = result.first.get(name)
+        rows.append({"what": name, "before": "" if before is None else f"{before:.4f}", "after": f"{value:.4f}"})
+    if rows:
+        table(rows, {"what": "HELD OUT", "before": "BEFORE", "after": "AFTER"})
+    print(f"\nrun      {result.output}\nreport   {result.output / 'report.html'}\ntrained  {result.output / 'final'}")
+    print(f"\nnext     tk chat --run {result.output}\n         tk export --run {result.output} --to merged")
+
+
+def _stopped(result: TrainResult) -> str:
+    return f", stopped: {result.stopped}" if result.stopped else ""

@@ -1,0 +1,35 @@
+"""What commands print: aligned tables for people, JSON for machines."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def as_json(value: Any) -> None:
+    """One JSON document on standard output. Dataclasses, paths and sets are written plainly."""
+    import msgspec
+
+    print(json.dumps(msgspec.to_builtins(value, enc_hook=_plain), indent=2, ensure_ascii=False))
+
+
+def table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str], empty: str = "None.") -> None:
+    """Rows under headings (key -> heading), the last column cut to the terminal's width."""
+    if not rows:
+        print(empty)
+        return
+    cells = [[str(row.get(key, "")) for key in columns] for row in rows]
+    headings = list(columns.values())
+    widths = [max(len(heading), *(len(line[i]) for line in cells)) for i, heading in enumerate(headings)]
+    room = shutil.get_terminal_size((120, 24)).columns
+    for line in [headings, *cells]:
+        text = "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        print(text if len(text) <= room else text[: room - 1] + "…")
+
+
+def _plain(value: Any) -> Any:
+    if callable(value):
+        return f"{value.__module__}:{value.__qualname__}"
+    return str(value)

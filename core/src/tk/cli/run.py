@@ -1,0 +1,266 @@
+"""The commands that take a run's config: train, infer, chat, export. Their flags are the config's paths.
+
+Dotted flags (`--tuner.rank 8`) are taken out of the arguments before Typer parses the rest; Typer knows them for help
+and completion only, so that one resolver says what is wrong with a name or a value.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tk.config.options import Option, options_of
+from tk.config.resolve import Resolver
+from tk.config.sections import SCALARS
+from tk.errors import TkError
+from tk.setup import Given, resolver
+
+Flags = list[tuple[str, str]]
+
+COMMANDS: dict[str, tuple[str, ...]] = {
+    "train": (),
+    "infer": ("model", "template", "data", "engines", "rewards", "sampling", "plugins"),
+    "chat": ("model", "template", "engines", "sampling", "plugins"),
+    "export": ("model", "tuner", "plugins"),
+}
+"""Command -> sections that it shows in help (none named: all)."""
+
+
+def make(name: str, args: Sequence[str], *, completing: bool = False) -> tuple[Any, list[str]]:
+    """The Typer command with the options of the components chosen by `args`, and the arguments left for it."""
+    flags, rest = split_flags(args)
+    files = [Path(v) for v in _values(rest, "--config", "-c")]
+    run = next((Path(v) for v in reversed(_values(rest, "--run"))), None)
+    sections = [(key.lstrip("-"), value) for key, value in _pairs(rest)]
+    given = Given(run=run, files=files, flags=flags + sections, plugin_files=_values(rest, "--plugin"))
+    wants_help = "--help" in rest or completing
+    function = _function(name, flags)
+    try:
+        found = resolver(_readable(given) if wants_help else given)
+        parameters = list(_parameters(name, found, full=wants_help))
+    except TkError:
+        if not wants_help or completing is False:
+            raise
+        parameters = list(_parameters(name, resolver(Given()), full=True))
+    own = [p for p in inspect.signature(function).parameters.values() if p.kind is not p.VAR_KEYWORD]
+    function.__signature__ = inspect.Signature([*own, *parameters])  # type: ignore[attr-defined]
+    sub = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+    sub.command(name, help=inspect.getdoc(function))(function)
+    return typer.main.get_command(sub), rest
+
+
+def split_flags(args: Sequence[str]) -> tuple[Flags, list[str]]:
+    """Dotted flags with their values, and the other arguments. A flag without a value means true."""
+    flags: Flags = []
+    rest: list[str] = []
+    index = 0
+    while index < len(args):
+        word = args[index]
+        index += 1
+        if word == "--":
+            return flags, rest + list(args[index - 1 :])
+        name, equals, value = word[2:].partition("=")
+        if not word.startswith("--") or "." not in name:
+            rest.append(word)
+            continue
+        if not equals:
+            value = "true"
+            if index < len(args) and _is_value(args[index]):
+                value = args[index]
+                index += 1
+        flags.append((name, value))
+    return flags, rest
+
+
+def _is_value(word: str) -> bool:
+    """Whether an argument is a value: not a flag, or a negative number."""
+    return not word.startswith("-") or word[1:2].isdigit() or word[1:2] == "."
+
+
+def _pairs(args: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Section flags in their short form (--tuner lora), as far as they can be told before Typer parses."""
+    for index, word in enumerate(args):
+        name, equals, value = word.partition("=")
+        if not name.startswith("--") or name in _OWN:
+            continue
+        if equals:
+            yield name, value
+        elif index + 1 < len(args) and _is_value(args[index + 1]):
+            yield name, args[index + 1]
+
+
+_OWN = frozenset(
+    ["--config", "--run", "--plugin", "--resume", "--dry-run", "--json", "--print-config", "--debug", "--help", "--input", "--prompt", "--to", "--install-completion", "--show-completion", "--system"]
+)
+
+
+def _values(args: Sequence[str], *names: str) -> list[str]:
+    """Every value given for an option, in either form."""
+    found = []
+    for index, word in enumerate(args):
+        name, equals, value = word.partition("=")
+        if name in names and equals:
+            found.append(value)
+        elif word in names and index + 1 < len(args):
+            found.append(args[index + 1])
+    return found
+
+
+def _readable(given: Given) -> Given:
+    """For help: without files that are not there."""
+    return Given(
+        run=given.run if given.run and given.run.is_dir() else None,
+        files=[f for f in given.files if f.is_file()],
+        flags=given.flags,
+        plugin_files=given.plugin_files,
+        environ=given.environ,
+    )
+
+
+def _parameters(name: str, found: Resolver, full: bool) -> Iterator[inspect.Parameter]:
+    """Options of the sections: the short form of each, and in help every option of what is chosen."""
+    shown = COMMANDS[name] or tuple(found.sections)
+    for section in shown:
+        kind = found.sections.get(section)
+        if kind is not None:
+            names = found.registry.names(kind.name)
+            listed = "|".join(names[:12]) + ("|…" if len(names) > 12 else "")
+            yield _option(section, f"{kind.summary} [{listed}]", completer=_completer(names))
+        elif section in (*SCALARS, "data", "eval"):
+            short = {"model": "A checkpoint: folder, hub id or short name.", "output": "Folder of the run."}
+            names = [n for c in found.registry.all("models") for n in getattr(c.spec, "checkpoints", ())]
+            text = short.get(section, f"A file or data set: short for --{section}.sources.{section}.path.")
+            yield _option(section, text, completer=_completer(names) if section == "model" else None)
+        if full:
+            yield from _detailed(section, found)
+
+
+def _detailed(section: str, found: Resolver) -> Iterator[inspect.Parameter]:
+    kind = found.sections.get(section)
+    if kind is None or kind.selects == "one":
+        for option in found.section_options(section):
+            yield _dotted(f"{section}.{option.flag}", option)
+        return
+    for key, component in found.several(kind).items():
+        config = component.config()
+        for option in options_of(config) if config else ():
+            yield _dotted(f"{section}.{key}.{option.flag}", option)
+
+
+def _dotted(path: str, option: Option) -> inspect.Parameter:
+    default = "required" if option.required else f"default: {_shown(option.default)}"
+    return _option(path, f"{option.text} [{default}]", metavar=option.shown)
+
+
+def _shown(value: Any) -> str:
+    if value is None or value == "":
+        return "none"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _option(
+    path: str, text: str, metavar: str = "NAME", completer: Callable[[str], list[str]] | None = None
+) -> inspect.Parameter:
+    return inspect.Parameter(
+        "_" + path.replace(".", "__").replace("-", "_"),
+        inspect.Parameter.KEYWORD_ONLY,
+        default=None,
+        annotation=Annotated[
+            str, typer.Option(f"--{path}", metavar=metavar, help=text, show_default=False, autocompletion=completer)
+        ],
+    )
+
+
+def _completer(names: Sequence[str]) -> Callable[[str], list[str]]:
+    def complete(incomplete: str) -> list[str]:
+        return [name for name in names if name.startswith(incomplete)]
+
+    return complete
+
+
+# --- the commands ----------------------------------------------------------------------------------------------------
+
+Config = Annotated[list[Path] | None, typer.Option("-c", "--config", help="YAML files; later ones win.")]
+Run = Annotated[Path | None, typer.Option("--run", help="Folder of a finished run: its config and what it trained.")]
+PluginFiles = Annotated[list[str] | None, typer.Option("--plugin", help="A local plugin file; may be repeated.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+def _function(name: str, flags: Flags) -> Callable[..., None]:
+    """The command's function; dotted flags come by closure, short forms as keywords `_<section>`."""
+
+    def given(config: Any, run: Path | None, plugin: Any, sections: dict[str, Any]) -> Given:
+        short = [(key[1:], value) for key, value in sections.items() if value is not None and "__" not in key]
+        return Given(run=run, files=config or (), flags=[*short, *flags], plugin_files=plugin or ())
+
+    def train(
+        config: Config = None,
+        run: Run = None,
+        plugin: PluginFiles = None,
+        resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest whole checkpoint.")] = False,
+        dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
+        print_config: Annotated[bool, typer.Option("--print-config", help="Show the config and stop.")] = False,
+        json: Json = False,
+        debug: Debug = False,
+        **sections: Any,
+    ) -> None:
+        """Fine-tune a model. Any config path is a flag; options of chosen plugins are below."""
+        from tk.cli import commands
+
+        if resume:
+            flags.append(("train.resume", "true"))
+        commands.train(given(config, run, plugin, sections), dry_run=dry_run, print_config=print_config, json=json)
+
+    def infer(
+        input: Annotated[Path | None, typer.Option("--input", help="Rows to answer: a file or a data set.")] = None,
+        to: Annotated[Path | None, typer.Option("--to", help="JSONL file for the answers.")] = None,
+        config: Config = None,
+        run: Run = None,
+        plugin: PluginFiles = None,
+        json: Json = False,
+        debug: Debug = False,
+        **sections: Any,
+    ) -> None:
+        """Generate an answer to every row of a file, and score them with --rewards."""
+        from tk.cli import commands
+
+        if input is not None:
+            flags.append(("data.sources.input.path", str(input)))
+        commands.infer(given(config, run, plugin, sections), to=to, json=json)
+
+    def chat(
+        config: Config = None,
+        run: Run = None,
+        plugin: PluginFiles = None,
+        prompt: Annotated[str | None, typer.Option("--prompt", help="Answer this and stop.")] = None,
+        system: Annotated[str | None, typer.Option("--system", help="System prompt.")] = None,
+        debug: Debug = False,
+        **sections: Any,
+    ) -> None:
+        """Talk to a model, or to what a run has trained (--run)."""
+        from tk.cli import commands
+
+        commands.chat(given(config, run, plugin, sections), prompt=prompt, system=system)
+
+    def export(
+        to: Annotated[Path, typer.Option("--to", help="Folder to write.")],
+        config: Config = None,
+        run: Run = None,
+        plugin: PluginFiles = None,
+        format: Annotated[str, typer.Option("--format", help="Exporter (`tk exporters list`).")] = "transformers",
+        json: Json = False,
+        debug: Debug = False,
+        **sections: Any,
+    ) -> None:
+        """Write what a run has trained as a plain checkpoint: the adapter merged, checked by loading it again."""
+        from tk.cli import commands
+
+        commands.export(given(config, run, plugin, sections), to, format, json=json)
+
+    functions: dict[str, Callable[..., None]] = {"train": train, "infer": infer, "chat": chat, "export": export}
+    return functions[name]

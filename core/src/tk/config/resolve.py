@@ -1,0 +1,319 @@
+"""Raw config + registry -> a frozen Config: components chosen, options converted and checked, defaults filled in."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, get_args, get_origin
+
+import msgspec
+
+from tk.config.options import Option, accepts, options_of, type_name
+from tk.config.sections import (
+    FIXED,
+    DataSection,
+    EvalSection,
+    ModelSection,
+    OutputSection,
+    PluginsSection,
+    ReportSection,
+    Sampling,
+    TrainSection,
+)
+from tk.config.tree import Key, Tree
+from tk.errors import ConfigError, UsageError, nearest
+from tk.families import family_of
+from tk.plugins import Component, Registry
+from tk.specs import KindSpec
+
+WEIGHT = Option("weight", float, float, 1.0, False, "Its share.")
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A component that a config selects, with its options."""
+
+    component: Component
+    options: Any = None
+    weight: float = 1.0
+
+    @property
+    def name(self) -> str:
+        return self.component.name
+
+    def build(self, **context: Any) -> Any:
+        """The component itself (Component.build)."""
+        return self.component.build(self.options, **context)
+
+
+@dataclass(frozen=True)
+class Config:
+    """A run's resolved config. `tree` is all of it as plain values, as saved in config.yaml."""
+
+    model: ModelSection
+    data: DataSection
+    train: TrainSection
+    eval: EvalSection
+    plugins: PluginsSection
+    report: ReportSection
+    output: OutputSection
+    sampling: Sampling
+    family: Chosen | None
+    chosen: Mapping[str, Chosen]
+    groups: Mapping[str, Mapping[str, Chosen]]
+    tree: Mapping[str, Any] = field(repr=False)
+    origins: Mapping[Key, str] = field(repr=False)
+
+
+def sections_of(registry: Registry) -> dict[str, KindSpec | None]:
+    """Every section: the kernel's own (None) and those of kinds."""
+    kinds = {kind.section: kind for kind in registry.kinds.values() if kind.section}
+    return {**dict.fromkeys(FIXED), **kinds}
+
+
+def chosen_kinds(registry: Registry) -> dict[str, str]:
+    """Section of each kind -> what it selects (KindSpec.selects)."""
+    return {kind.section: kind.selects for kind in registry.kinds.values() if kind.section}
+
+
+def resolve(registry: Registry, layers: Sequence[Tree]) -> Config:
+    """Merge the layers (later ones win) and resolve them. Raises ConfigError with path, place and mend."""
+    return Resolver(registry, layers).config()
+
+
+class Resolver:
+    """One resolution; also what help asks for the options of the components that are chosen so far."""
+
+    def __init__(self, registry: Registry, layers: Sequence[Tree]) -> None:
+        self.registry = registry
+        self.sections = sections_of(registry)
+        self.tree = Tree()
+        one = ["model", *(s for s, k in chosen_kinds(registry).items() if k == "one")]
+        for layer in layers:
+            self.tree.merge(layer, choosing=one)
+        for section in self.tree.values:
+            if section not in self.sections:
+                raise self.error((section,), f"there is no such section.{nearest(section, self.sections)}")
+        self._apply_defaults()
+
+    def error(self, path: Key, problem: str) -> ConfigError:
+        origin = self.tree.origin(path)
+        name = ".".join(path)
+        return ConfigError(
+            f"{name}: {problem}" + (f" (set by {origin})" if origin and origin.lstrip("-") != name else "")
+        )
+
+    # --- which components ---
+
+    @cached_property
+    def family(self) -> Component | None:
+        """The model family: as named, else found from the checkpoint; None where no checkpoint is named."""
+        name, family = self.tree.get(("model", "name"), ""), self.tree.get(("model", "family"), "")
+        if family:
+            return self._component(self.registry.kind("models"), ("model", "family"), str(family))
+        return family_of(self.registry, str(name)) if name else None
+
+    def one(self, kind: KindSpec) -> Component | None:
+        """The component of a section that holds one."""
+        node = self._section(kind.section)
+        name = node.get("name", kind.default)
+        return self._component(kind, (kind.section, "name"), str(name)) if name else None
+
+    def several(self, kind: KindSpec) -> dict[str, Component]:
+        """The components of a section that holds several, by the key they stand under."""
+        found = {}
+        for key, value in self._section(kind.section).items():
+            if value is None or value is False:
+                continue
+            path = (kind.section, key)
+            if kind.selects == "named":
+                name = value.get("name", key) if isinstance(value, Mapping) else value
+                found[key] = self._component(kind, (*path, "name"), str(name))
+            else:
+                found[key] = self._component(kind, path, key)
+        return found
+
+    def _section(self, section: str) -> Mapping[str, Any]:
+        node = self.tree.get((section,), {})
+        if not isinstance(node, Mapping):
+            raise self.error((section,), f"expected a mapping, got {node!r}.")
+        return node
+
+    def _component(self, kind: KindSpec, path: Key, name: str) -> Component:
+        try:
+            return self.registry.get(kind.name, name)
+        except UsageError as error:
+            raise self.error(path, str(error)) from None
+
+    def _apply_defaults(self) -> None:
+        """What chosen components suggest, where nobody said anything; a suggestion may choose further components."""
+        done: set[str] = set()
+        while True:
+            fresh = [c for c in self._all() if c.label not in done]
+            if not fresh:
+                return
+            component = fresh[0]
+            done.add(component.label)
+            for dotted, value in component.spec.defaults.items():
+                path = tuple(dotted.split("."))
+                if self.tree.get(path) is None and self._known(path):
+                    self.tree.set(path, value, f"default of {component.label}")
+
+    def _all(self) -> Iterable[Component]:
+        if self.family:
+            yield self.family
+            template = getattr(self.family.spec, "template", "")
+            if template and self.tree.get(("template", "name")) is None:
+                self.tree.set(("template", "name"), template, f"default of {self.family.label}")
+        for kind in self.registry.kinds.values():
+            if not kind.section:
+                continue
+            if kind.selects == "one":
+                component = self.one(kind)
+                if component:
+                    yield component
+            else:
+                yield from self.several(kind).values()
+
+    def _known(self, path: Key) -> bool:
+        kind = self.sections.get(path[0])
+        if len(path) == 1 or (kind is not None and kind.selects != "one"):
+            return path[0] in self.sections
+        return path[1] in {option.name for option in self.section_options(path[0])} | {"name"}
+
+    # --- options ---
+
+    def section_options(self, section: str) -> tuple[Option, ...]:
+        """Fields of a section that holds fixed fields or one component."""
+        kind = self.sections[section]
+        fixed = options_of(FIXED[section]) if section in FIXED else ()
+        component = self.family if section == "model" else self.one(kind) if kind else None
+        config = component.config() if component else None
+        return fixed + (options_of(config) if config else ())
+
+    def config(self) -> Config:
+        """The whole config, checked."""
+        out: dict[str, Any] = {}
+        fixed: dict[str, Any] = {}
+        family: Chosen | None = None
+        for section, cls in FIXED.items():
+            values = self._values((section,), self._section(section), self.section_options(section))
+            own = {option.name for option in options_of(cls)}
+            fixed[section] = self._made((section,), cls, {k: v for k, v in values.items() if k in own})
+            if section == "model" and self.family:
+                rest = {k: v for k, v in values.items() if k not in own}
+                family = Chosen(self.family, self._options((section,), self.family, rest))
+            out[section] = values
+        chosen: dict[str, Chosen] = {}
+        groups: dict[str, Mapping[str, Chosen]] = {}
+        for kind in self.registry.kinds.values():
+            if kind.section and kind.selects == "one":
+                component = self.one(kind)
+                if component:
+                    chosen[kind.section], values = self._choose(component, (kind.section,))
+                    out[kind.section] = {"name": component.name, **values}
+            elif kind.section:
+                made = {key: self._choose(c, (kind.section, key), kind) for key, c in self.several(kind).items()}
+                groups[kind.section] = {key: pair[0] for key, pair in made.items()}
+                out[kind.section] = {key: pair[1] for key, pair in made.items()}
+        tree = msgspec.to_builtins(out)
+        return Config(**fixed, family=family, chosen=chosen, groups=groups, tree=tree, origins=dict(self.tree.origins))
+
+    def _choose(self, component: Component, path: Key, group: KindSpec | None = None) -> tuple[Chosen, dict[str, Any]]:
+        node = self.tree.get(path, {})
+        weighted = group is not None and group.selects == "weighted"
+        if weighted and _is_number(node):
+            node = {"weight": node}
+        if group is not None and node in (True, "true"):
+            node = {}
+        if not isinstance(node, Mapping):
+            raise self.error(path, f"expected a mapping of options{' or a weight' if weighted else ''}, got {node!r}.")
+        config = component.config()
+        options = options_of(config) if config else ()
+        own_weight = any(option.name == "weight" for option in options)
+        extra = (WEIGHT,) if weighted and not own_weight else ()
+        values = self._values(path, {k: v for k, v in node.items() if k != "name"}, options + extra)
+        weight = values.pop("weight", 1.0) if extra else 1.0
+        chosen = Chosen(component, self._options(path, component, values), weight)
+        named = group is not None and group.selects == "named"
+        return chosen, {
+            **({"name": component.name} if named else {}),
+            **({"weight": weight} if extra else {}),
+            **values,
+        }
+
+    def _options(self, path: Key, component: Component, values: dict[str, Any]) -> Any:
+        config = component.config()
+        return self._made(path, config, values) if config else None
+
+    def _made(self, path: Key, cls: type, values: dict[str, Any]) -> Any:
+        try:
+            return cls(**values)
+        except (ValueError, TypeError) as error:
+            raise self.error(path, str(error)) from error
+
+    def _values(self, path: Key, node: Mapping[str, Any], options: Sequence[Option]) -> dict[str, Any]:
+        """Every option's value: converted where it is set, else its default. Unknown keys are errors."""
+        known = {option.name: option for option in options}
+        for key in node:
+            if key not in known:
+                guess = nearest(key.replace("-", "_"), known)
+                raise self.error((*path, key), f"there is no such option.{guess or self._list(known)}")
+        values = {}
+        for name, option in known.items():
+            if node.get(name) is not None:
+                values[name] = self._convert((*path, name), option.annotated, node[name])
+            elif name in node and accepts(option.type, type(None)):
+                values[name] = None
+            elif option.required:
+                raise self.error((*path, name), f"it must be given: {option.text}")
+            else:
+                values[name] = option.default
+        return values
+
+    @staticmethod
+    def _list(known: Iterable[str]) -> str:
+        names = sorted(known)
+        return f" Options here: {', '.join(names)}." if names else " It has no options."
+
+    def _convert(self, path: Key, kind: Any, value: Any) -> Any:
+        """A raw value as the type that its option asks for; nested dataclasses are walked key by key."""
+        plain = get_args(kind)[0] if hasattr(kind, "__metadata__") else kind
+        if isinstance(value, str):
+            value = parse_text(value, plain)
+        if dataclasses.is_dataclass(plain) and isinstance(plain, type) and isinstance(value, Mapping):
+            return self._made(path, plain, self._values(path, value, options_of(plain)))
+        inner = get_args(plain)[-1] if get_origin(plain) is dict else None
+        if inner is not None and dataclasses.is_dataclass(inner) and isinstance(value, Mapping):
+            return {key: self._convert((*path, key), inner, item) for key, item in value.items()}
+        try:
+            return msgspec.convert(value, kind, strict=False)
+        except msgspec.ValidationError as error:
+            problem = str(error).split(" - at ")[0].replace("`", "")
+            raise self.error(path, f"{problem}: {value!r} is not {type_name(kind)}.") from None
+
+
+def parse_text(text: str, kind: Any) -> Any:
+    """A flag's or variable's text where a list or mapping is asked for: YAML in brackets, or words with commas."""
+    takes_list, takes_dict, takes_text = (accepts(kind, plain) for plain in (list, dict, str))
+    if (takes_list and text.startswith("[")) or (takes_dict and text.startswith("{")):
+        from ruamel.yaml import YAML
+
+        from tk.config.tree import plain
+
+        return plain(YAML(typ="safe", pure=True).load(text))
+    if takes_list and ("," in text or not takes_text):
+        return [word.strip() for word in text.split(",") if word.strip()]
+    return text
+
+
+def _is_number(value: Any) -> bool:
+    if isinstance(value, str):
+        try:
+            float(value)
+        except ValueError:
+            return False
+        return True
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

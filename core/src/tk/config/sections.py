@@ -1,0 +1,165 @@
+"""The sections of a run's config that are the kernel's own; the others hold the options of chosen components."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+from tk.config.options import doc
+
+
+@dataclass(frozen=True)
+class ModelSection:
+    """Which checkpoint, and how it is loaded. The family's own options stand beside these."""
+
+    name: Annotated[str, doc("Checkpoint: a folder, a hub id, or a short name (`tk models list`).")] = ""
+    family: Annotated[str, doc("Model family (plugin); found from the checkpoint unless given.")] = ""
+    revision: Annotated[str | None, doc("Branch, tag or commit on the hub.")] = None
+    dtype: Annotated[
+        Literal["auto", "fp32", "bf16", "fp16"],
+        doc("Type of the weights in memory; auto: fp32 on a CPU, else the checkpoint's own."),
+    ] = "auto"
+    attention: Annotated[str, doc("Attention implementation of transformers (sdpa, eager, flash_attention_2).")] = (
+        "auto"
+    )
+    trust_remote_code: Annotated[bool, doc("Run Python code that the checkpoint brings.")] = False
+
+
+@dataclass(frozen=True)
+class SourceSection:
+    """One set of rows."""
+
+    path: Annotated[str, doc("A file, or the name of a data set (`tk datasets list`).")] = ""
+    format: Annotated[str, doc("Shape of the rows (`tk formats list`); recognised unless given.")] = "auto"
+    columns: Annotated[dict[str, str], doc("Rename columns first: {theirs: ours}.")] = field(default_factory=dict)
+    first: Annotated[int | None, doc("Use only this many rows, from the start.", ge=1)] = None
+
+
+@dataclass(frozen=True)
+class DataSection:
+    """Where rows come from, and how they become rows of tokens."""
+
+    sources: Annotated[dict[str, SourceSection], doc("Sets of rows by a name of yours.")] = field(default_factory=dict)
+    max_length: Annotated[int | None, doc("Longest example in tokens; the model's own limit unless given.", ge=1)] = (
+        None
+    )
+    truncation: Annotated[
+        Literal["error", "drop", "left", "right", "split"], doc("What becomes of a longer example.")
+    ] = "error"
+    packing: Annotated[bool, doc("Put several examples in one row of max_length tokens; none sees another.")] = False
+    padding_side: Annotated[Literal["auto", "left", "right"], doc("Where padding stands.")] = "auto"
+    on_error: Annotated[
+        Literal["stop", "skip"], doc("A bad row stops the run, or is counted, reported and written aside.")
+    ] = "stop"
+    shuffle: Annotated[bool, doc("A new order in every epoch, from the seed.")] = True
+
+
+@dataclass(frozen=True)
+class TrainSection:
+    """How long and how."""
+
+    epochs: Annotated[float, doc("Passes over the data.", gt=0)] = 1.0
+    steps: Annotated[int | None, doc("Optimizer steps, instead of epochs.", ge=1)] = None
+    batch_size: Annotated[int, doc("Rows of one optimizer step, over all processes and accumulation.", ge=1)] = 16
+    micro_batch_size: Annotated[int, doc("Rows of one forward pass of one process.", ge=1)] = 4
+    max_grad_norm: Annotated[float | None, doc("Clip gradients to this global norm.", gt=0)] = 1.0
+    seed: Annotated[int, doc("Seed of order, dropout and initialisation.", ge=0)] = 0
+    precision: Annotated[Literal["fp32", "bf16", "fp16"], doc("Type of the computation (autocast).")] = "fp32"
+    gradient_checkpointing: Annotated[bool, doc("Recompute activations in the backward pass to save memory.")] = False
+    save_every: Annotated[int | None, doc("Optimizer steps between checkpoints; none but the last unless given.")] = (
+        None
+    )
+    keep_last: Annotated[int, doc("Checkpoints that are kept, newest first.", ge=1)] = 2
+    weights_only: Annotated[bool, doc("Checkpoints without optimizer state: smaller, and not to be resumed.")] = False
+    log_every: Annotated[int, doc("Optimizer steps between lines of the log.", ge=1)] = 1
+    resume: Annotated[bool, doc("Go on from the newest whole checkpoint in the output folder.")] = False
+    start_from: Annotated[
+        str | None, doc("Start from the weights of another run or checkpoint, with a new optimizer.")
+    ] = None
+
+
+@dataclass(frozen=True)
+class EvalSection:
+    """Evaluation on rows that are not trained on."""
+
+    sources: Annotated[dict[str, SourceSection], doc("Sets of held-out rows by a name of yours.")] = field(
+        default_factory=dict
+    )
+    hold_out: Annotated[
+        float, doc("Take this many rows (or this fraction, below 1) out of the training data.", ge=0)
+    ] = 0
+    every: Annotated[int | None, doc("Optimizer steps between evaluations; at the end only unless given.", ge=1)] = None
+    at_start: Annotated[bool, doc("Evaluate before the first step too.")] = True
+    batch_size: Annotated[int, doc("Rows of one forward pass.", ge=1)] = 8
+    generate: Annotated[int, doc("Show the model's answers to this many held-out prompts, before and after.", ge=0)] = 0
+    max_new_tokens: Annotated[int, doc("Length of those answers in tokens.", ge=1)] = 64
+
+
+@dataclass(frozen=True)
+class PluginsSection:
+    """Which plugins this run may use."""
+
+    only: Annotated[list[str], doc("Use no others.")] = field(default_factory=list)
+    disable: Annotated[list[str], doc("Do not use these.")] = field(default_factory=list)
+    strict: Annotated[bool, doc("A broken plugin is an error.")] = False
+    files: Annotated[list[str], doc("Local plugin files.")] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class ReportSection:
+    """What is written about the run when it ends."""
+
+    html: Annotated[bool, doc("Write report.html.")] = True
+    plot: Annotated[bool, doc("Draw the loss curve (loss.png).")] = True
+
+
+@dataclass(frozen=True)
+class OutputSection:
+    """Where the run is kept."""
+
+    dir: Annotated[str, doc("Folder of the run; runs/<method>-<model>-<time> unless given.")] = ""
+    overwrite: Annotated[bool, doc("Delete another run that is in the folder.")] = False
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How text is generated. With a seed a request's result is its own, whatever is generated beside it."""
+
+    max_tokens: Annotated[int, doc("Longest answer in tokens.", ge=1)] = 256
+    temperature: Annotated[float, doc("Divides the logits; 0 takes the likeliest token.", ge=0)] = 0.0
+    top_p: Annotated[float, doc("Sample from the likeliest tokens with this total probability.", gt=0, le=1)] = 1.0
+    top_k: Annotated[int, doc("Sample from this many of the likeliest tokens; 0: from all.", ge=0)] = 0
+    stop: Annotated[tuple[str, ...], doc("Texts that end the answer; they are not part of it.")] = ()
+    seed: Annotated[int | None, doc("Seed of a request.")] = None
+    n: Annotated[int, doc("Answers to each prompt.", ge=1)] = 1
+    logprobs: Annotated[bool, doc("Log-probabilities of the sampled distribution with the answer.")] = False
+    repetition_penalty: Annotated[float, doc("Divides the logits of tokens seen before.", gt=0)] = 1.0
+
+
+FIXED: Mapping[str, type] = {
+    "model": ModelSection,
+    "data": DataSection,
+    "train": TrainSection,
+    "eval": EvalSection,
+    "plugins": PluginsSection,
+    "report": ReportSection,
+    "output": OutputSection,
+    "sampling": Sampling,
+}
+"""Sections with fields of the kernel's own. All others belong to a kind (KindSpec.section)."""
+
+SCALARS: Mapping[str, str] = {"model": "name", "output": "dir"}
+"""What a section means when it is a plain word: `model: x` is `model: {name: x}`."""
+
+
+def expand(section: str, value: Any) -> Any:
+    """A section's short form as its long one; anything else as it is."""
+    if isinstance(value, str) and section in SCALARS:
+        return {SCALARS[section]: value}
+    if isinstance(value, str) and section in ("data", "eval"):
+        return {"sources": {section: {"path": value}}}
+    if isinstance(value, Mapping) and section in ("data", "eval") and isinstance(value.get("sources"), Mapping):
+        sources = {k: {"path": v} if isinstance(v, str) else v for k, v in value["sources"].items()}
+        return {**value, "sources": sources}
+    return value

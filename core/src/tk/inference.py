@@ -1,0 +1,208 @@
+"""Generation outside training: load a model (and what a run trained of it), answer rows, talk, export.
+
+Every step is a call of a contract, so nothing here knows a model, an engine or torch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from tk.compose import Plan
+from tk.config.resolve import Chosen
+from tk.contracts import Completion, Engine, LoadedModel, Request, Reward, Scored, Template, Tuner
+from tk.errors import TkError, UsageError
+from tk.rows import read_samples
+from tk.sample import Message, Sample
+
+BATCH = 64
+"""Rows that are given to the engine at once."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What was generated for a row.
+
+    origin: "file:line" of the row. rewards: name -> score, None where it does not apply.
+    """
+
+    origin: str
+    prompt: Sequence[Message]
+    text: str
+    finish_reason: str
+    tokens: int
+    rewards: Mapping[str, float | None] = field(default_factory=dict)
+    logps: Sequence[float] | None = None
+
+
+@dataclass
+class Runtime:
+    """A loaded model with its template and engine."""
+
+    model: LoadedModel
+    template: Template
+    engine: Engine
+
+
+def load(plan: Plan, run: Path | None) -> tuple[LoadedModel, Tuner | None]:
+    """The model of a plan, with what `run` has trained of it."""
+    settings = plan.config.model
+    family = plan.family.build()
+    model: LoadedModel = family.load(
+        family.resolve(settings.name, settings.revision),
+        device="auto",
+        dtype=settings.dtype,
+        attention=settings.attention,
+        trust_remote_code=settings.trust_remote_code,
+    )
+    if run is None:
+        return model, None
+    final = run / "final"
+    if not final.is_dir():
+        raise UsageError(f"{run}: this run is not finished (it has no final/); go on with `tk train --resume`.")
+    tuner: Tuner = plan.one("tuner").build()
+    tuner.attach(model)
+    tuner.load(model, final)
+    return model, tuner
+
+
+def runtime(plan: Plan, run: Path | None) -> Runtime:
+    """Model, template and engine of a plan."""
+    model, _ = load(plan, run)
+    template = plan.one("template").build(tokenizer=model.tokenizer, processor=model.processor)
+    return Runtime(model, template, default_engine(plan).build(model=model))
+
+
+def default_engine(plan: Plan) -> Chosen:
+    """The first engine that the config names, else the kind's default."""
+    named = next(iter(plan.many("engines").values()), None)
+    return named or Chosen(plan.registry.get("engines", plan.registry.kind("engines").default))
+
+
+def answers(plan: Plan, run: Path | None) -> Iterator[Answer]:
+    """Answers to every row of the config's data sources, in order, `sampling.n` for each, scored by its rewards."""
+    sources = plan.config.data.sources
+    if not sources:
+        raise UsageError("data: no rows to answer: --input FILE.")
+    rewards = {name: chosen.build() for name, chosen in plan.many("rewards").items()}
+    loaded: Runtime | None = None
+    for source in sources.values():
+        batch: list[Sample] = []
+        for sample in read_samples(plan.registry, source):
+            batch.append(sample)
+            if len(batch) == BATCH:
+                loaded = loaded or runtime(plan, run)
+                yield from _answer(plan, loaded, batch, rewards)
+                batch = []
+        if batch:
+            loaded = loaded or runtime(plan, run)
+            yield from _answer(plan, loaded, batch, rewards)
+    if loaded:
+        loaded.engine.close()
+
+
+def _answer(plan: Plan, loaded: Runtime, samples: Sequence[Sample], rewards: Mapping[str, Reward]) -> Iterator[Answer]:
+    prompts = [replace(sample, messages=_prompt(sample)) for sample in samples]
+    results = generate(plan, loaded, prompts)
+    flat = [(sample, completion) for sample, group in zip(prompts, results, strict=True) for completion in group]
+    scores = score(rewards, flat)
+    for index, (sample, completion) in enumerate(flat):
+        yield Answer(
+            sample.origin,
+            sample.messages,
+            completion.text,
+            completion.finish_reason,
+            len(completion.ids),
+            {name: values[index] for name, values in scores.items()},
+            completion.logps,
+        )
+
+
+def generate(plan: Plan, loaded: Runtime, samples: Sequence[Sample]) -> list[list[Completion]]:
+    """Completions of each sample's conversation."""
+    encodings = loaded.template.encode(samples, generation=True)
+    stop_ids = loaded.template.stop_ids()
+    return loaded.engine.generate([Request(e.ids, plan.config.sampling, stop_ids, e.media) for e in encodings])
+
+
+def score(
+    rewards: Mapping[str, Reward], flat: Sequence[tuple[Sample, Completion]]
+) -> dict[str, Sequence[float | None]]:
+    """Each reward's scores of all completions. Raises TkError for a reward that breaks its contract."""
+    columns = sorted({name for sample, _ in flat for name in sample.extras})
+    scored = Scored(
+        prompts=[sample.messages for sample, _ in flat],
+        completions=[Message("assistant", completion.text) for _, completion in flat],
+        completion_ids=[completion.ids for _, completion in flat],
+        finish_reasons=[completion.finish_reason for _, completion in flat],
+        columns={name: [sample.extras.get(name) for sample, _ in flat] for name in columns},
+    )
+
+    async def ask(name: str, reward: Reward) -> tuple[str, Sequence[float | None]]:
+        return name, list(await reward(scored))
+
+    async def all_rewards() -> list[tuple[str, Sequence[float | None]]]:
+        return await asyncio.gather(*(ask(name, reward) for name, reward in rewards.items()))
+
+    found = dict(asyncio.run(all_rewards()))
+    for name, values in found.items():
+        if len(values) != len(flat):
+            raise TkError(f"rewards.{name}: it returned {len(values)} scores for {len(flat)} completions.")
+        bad = [value for value in values if value is not None and not math.isfinite(value)]
+        if bad:
+            raise TkError(f"rewards.{name}: it returned {bad[0]}; a score is a finite number or None.")
+    return found
+
+
+def _prompt(sample: Sample) -> tuple[Message, ...]:
+    """The conversation up to where the assistant is to speak: a reference answer at the end is left out."""
+    messages = sample.messages
+    while messages and messages[-1].role == "assistant":
+        messages = messages[:-1]
+    if not messages:
+        raise TkError(f"{sample.origin}: there is nothing to answer: no message before the assistant's.")
+    return messages
+
+
+class Conversation:
+    """A talk with a model: each turn continues the tokens that were really sampled."""
+
+    def __init__(self, plan: Plan, run: Path | None = None, system: str | None = None) -> None:
+        self._plan = plan
+        self._loaded = runtime(plan, run)
+        self._opening = (Message("system", system),) if system else ()
+        self._ids: Sequence[int] = ()
+
+    def say(self, text: str) -> Iterator[str]:
+        """The assistant's answer, piece by piece."""
+        template, message = self._loaded.template, Message("user", text)
+        if self._ids:
+            encoding = template.extend(self._ids, [message])
+        else:
+            encoding = template.encode([Sample((*self._opening, message), origin="chat")], generation=True)[0]
+        request = Request(encoding.ids, self._plan.config.sampling, template.stop_ids())
+        sampled: list[int] = []
+        for delta in self._loaded.engine.stream(request):
+            sampled.extend(delta.ids)
+            yield delta.text
+        self._ids = [*encoding.ids, *sampled]
+
+    def reset(self) -> None:
+        """Forget what was said."""
+        self._ids = ()
+
+
+def export(plan: Plan, run: Path | None, folder: Path, format: str) -> Path:
+    """Merge what `run` has trained and write it with the exporter `format`."""
+    exporter: Any = plan.registry.get("exporters", format).build()
+    if folder.exists() and any(folder.iterdir()):
+        raise UsageError(f"--to {folder}: the folder is not empty; name a new one.")
+    model, tuner = load(plan, run)
+    if tuner is not None:
+        tuner.merge(model)
+    written: Path = exporter.export(model, folder, family=plan.family.build())
+    return written

@@ -1,0 +1,422 @@
+"""Discovery: installed entry points and local files -> a registry of components by kind.
+
+One broken plugin never breaks another: each is imported, checked and asked for its specs under its own guard, and what
+went wrong is kept as its `reason`. Nothing of a component is imported before it is used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import io
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import Any, TypeVar
+
+import pluggy
+
+from tk import hookspecs
+from tk.capabilities import CAPABILITIES, is_known
+from tk.errors import TkError, UsageError, nearest
+from tk.specs import KINDS, TK_API, KindSpec, Spec
+
+GROUP = "tk"
+_MARK = "__tk_component__"
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which plugins may be used, and how strict to be. Names are those of distributions or entry points."""
+
+    only: tuple[str, ...] = ()
+    disable: tuple[str, ...] = ()
+    strict: bool = False
+    files: tuple[str, ...] = ()
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str] = os.environ) -> Selection:
+        """TK_PLUGINS, TK_DISABLE_PLUGINS (comma-separated) and TK_STRICT."""
+
+        def names(variable: str) -> tuple[str, ...]:
+            return tuple(name.strip() for name in environ.get(variable, "").split(",") if name.strip())
+
+        strict = environ.get("TK_STRICT", "").lower() not in ("", "0", "false", "no")
+        return cls(names("TK_PLUGINS"), names("TK_DISABLE_PLUGINS"), strict)
+
+    def merged(self, other: Selection) -> Selection:
+        """Both: disabled by either, strict by either; `other` narrows `only` where it names any."""
+        return Selection(
+            other.only or self.only,
+            self.disable + other.disable,
+            self.strict or other.strict,
+            self.files + other.files,
+        )
+
+    def allows(self, plugin: Plugin) -> bool:
+        names = {plugin.name, plugin.distribution}
+        return not names & set(self.disable) and (not self.only or bool(names & set(self.only)))
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """An installed plugin or local file. status: "ok", "broken" (see `reason`) or "disabled"."""
+
+    name: str
+    distribution: str
+    version: str
+    value: str
+    status: str = "ok"
+    reason: str = ""
+    notes: tuple[str, ...] = ()
+    components: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Component:
+    """A spec with the plugin that it comes from."""
+
+    kind: KindSpec
+    spec: Spec
+    distribution: str
+    version: str
+
+    @property
+    def name(self) -> str:
+        return self.spec.name
+
+    def target(self) -> Any:
+        """Import what the spec describes. Raises TkError with the plugin's name and the mend."""
+        return self._import(self.spec.target)
+
+    def config(self) -> type | None:
+        """The class of the options, or None where the component has none."""
+        if self.spec.config is None:
+            return None
+        loaded = self._import(self.spec.config)
+        if not isinstance(loaded, type):
+            raise TkError(f"{self.label}: config {self.spec.config!r} is not a class.")
+        return loaded
+
+    def build(self, options: Any = None, **context: Any) -> Any:
+        """The component itself: `target(options, **context)`, or `target(**context)` where it has no options."""
+        target = self.target()
+        config = self.config()
+        if config is None:
+            return target(**context)
+        return target(config() if options is None else options, **context)
+
+    @property
+    def label(self) -> str:
+        return f"{self.kind.singular} {self.name!r} of {self.distribution}"
+
+    def _import(self, reference: Any) -> Any:
+        if not isinstance(reference, str):
+            return reference
+        module, _, attribute = reference.partition(":")
+        try:
+            return getattr(importlib.import_module(module), attribute)
+        except ModuleNotFoundError as error:
+            mend = f"pip install '{self.spec.extra}'" if self.spec.extra else f"pip install {error.name}"
+            raise TkError(f"{self.label} needs the package {error.name!r}, which is not installed: {mend}") from error
+        except (ImportError, AttributeError, SyntaxError) as error:
+            raise TkError(f"{self.label} cannot be loaded from {reference!r}: {error}") from error
+
+
+@dataclass(frozen=True)
+class Registry:
+    """Every usable component by kind, and every plugin with its state."""
+
+    kinds: Mapping[str, KindSpec]
+    components: Mapping[str, Sequence[Component]]
+    plugins: Sequence[Plugin]
+    disabled: Mapping[str, Sequence[Component]] = field(default_factory=dict)
+
+    def kind(self, name: str) -> KindSpec:
+        try:
+            return self.kinds[name]
+        except KeyError:
+            raise UsageError(f"No kind of plugin is named {name!r}.{nearest(name, self.kinds)}") from None
+
+    def all(self, kind: str) -> list[Component]:
+        """Components of a kind, by name."""
+        return sorted(self.components.get(self.kind(kind).name, ()), key=lambda c: (c.name, c.distribution))
+
+    def names(self, kind: str) -> list[str]:
+        return sorted({component.name for component in self.all(kind)})
+
+    def get(self, kind: str, name: str) -> Component:
+        """The component of that name or alias; "distribution:name" picks one of several.
+
+        Raises UsageError where there is none (with the nearest name, and what is broken or disabled), or several.
+        """
+        spec = self.kind(kind)
+        distribution, _, plain = name.rpartition(":")
+        found = [
+            component
+            for component in self.components.get(spec.name, ())
+            if plain in (component.spec.name, *component.spec.aliases) and distribution in ("", component.distribution)
+        ]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            choices = " or ".join(sorted(f"'{c.distribution}:{c.name}'" for c in found))
+            raise UsageError(f"Several plugins have a {spec.singular} named {plain!r}: say {choices}.")
+        raise UsageError(self._missing(spec, plain))
+
+    def _missing(self, kind: KindSpec, name: str) -> str:
+        message = f"No {kind.singular} is named {name!r}."
+        for component in self.disabled.get(kind.name, ()):
+            if name in (component.spec.name, *component.spec.aliases):
+                return f"{message} {component.distribution} has it and is disabled (TK_PLUGINS, TK_DISABLE_PLUGINS)."
+        known = {word for c in self.components.get(kind.name, ()) for word in (c.spec.name, *c.spec.aliases)}
+        message += nearest(name, known)
+        broken = [plugin for plugin in self.plugins if plugin.status == "broken"]
+        if broken:
+            listed = "; ".join(f"{plugin.distribution}: {plugin.reason}" for plugin in broken)
+            message += f" These plugins could not be loaded and may have it: {listed}. See `tk plugins list`."
+        elif not nearest(name, known):
+            message += f" Known: {', '.join(sorted(known)) or 'none'}. See `tk {kind.name} list`."
+        return message
+
+    def fingerprint(self) -> str:
+        """Hash of all usable components with their versions; equal on every process of a run."""
+        lines = sorted(
+            f"{kind}/{c.name}={c.distribution}=={c.version}" for kind, found in self.components.items() for c in found
+        )
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def component(kind: str, name: str = "", *, summary: str = "", **spec: Any) -> Callable[[T], T]:
+    """Mark a function or class of a local plugin file as a component of `kind` (plural), e.g. a reward.
+
+    A function is the component itself; a class is built like any other target. The name is the object's own, with
+    dashes, unless given; further keywords are the spec's.
+    """
+
+    def mark(target: T) -> T:
+        own = name or getattr(target, "__name__", "").replace("_", "-").lower()
+        text = summary or (inspect.getdoc(target) or "").split("\n")[0]
+        factory = target if isinstance(target, type) else (lambda *_, **__: target)
+        found = next((k for k in KINDS if k.name == kind), None)
+        made = (found.spec if found else Spec)(name=own, target=factory, summary=text, **spec)
+        setattr(target, _MARK, (kind, made))
+        return target
+
+    return mark
+
+
+def load(selection: Selection | None = None, *, found: Iterable[EntryPoint] | None = None) -> Registry:
+    """Discover plugins. `found` replaces the installed entry points (tests, workers).
+
+    Raises TkError for a local file that cannot be loaded, and in strict mode for any broken plugin.
+    """
+    chosen = selection or Selection.from_environment()
+    return _Loader(chosen).run(entry_points(group=GROUP) if found is None else found)
+
+
+def all_manifests(registry: Registry) -> list[Mapping[str, str]]:
+    """Distribution and version of each usable plugin, for run.json."""
+    unique = {(plugin.distribution, plugin.version) for plugin in registry.plugins if plugin.status == "ok"}
+    return [{"distribution": name, "version": version} for name, version in sorted(unique)]
+
+
+class _Loader:
+    """One discovery. State lives here, not in the module, so that two registries can be built side by side."""
+
+    def __init__(self, selection: Selection) -> None:
+        self.selection = selection
+        self.manager = pluggy.PluginManager("tk")
+        self.manager.add_hookspecs(hookspecs)
+        self.kinds = {kind.name: kind for kind in KINDS}
+        self.plugins: dict[str, Plugin] = {}
+        self.modules: dict[str, Any] = {}
+        self.components: dict[str, list[Component]] = {}
+        self.disabled: dict[str, list[Component]] = {}
+
+    def run(self, found: Iterable[EntryPoint]) -> Registry:
+        for entry in found:
+            self._import(entry)
+        for path in self.selection.files:
+            self._import_file(Path(path))
+        for key in list(self.modules):
+            self._guarded(key, self._collect_kinds, key)
+        for key in list(self.modules):
+            self._guarded(key, self._collect, key)
+        if self.selection.strict:
+            broken = [p for p in self.plugins.values() if p.status == "broken"]
+            if broken:
+                raise TkError("\n".join(f"Plugin {p.name} of {p.distribution} is broken: {p.reason}" for p in broken))
+        return Registry(self.kinds, self.components, list(self.plugins.values()), self.disabled)
+
+    # --- importing ---
+
+    def _import(self, entry: EntryPoint) -> None:
+        distribution = entry.dist.name if entry.dist else "unknown"
+        version = entry.dist.version if entry.dist else ""
+        plugin = Plugin(entry.name, distribution, version, entry.value)
+        key = f"{distribution}/{entry.name}"
+        if key in self.plugins:
+            return
+        self.plugins[key] = plugin if self.selection.allows(plugin) else replace(plugin, status="disabled")
+        self._guarded(key, self._register, key, entry.load)
+
+    def _import_file(self, path: Path) -> None:
+        key = f"{path.resolve()}/{path.stem}"
+        if key in self.plugins:
+            return
+        self.plugins[key] = Plugin(path.stem, str(path), "", str(path))
+        self._guarded(key, self._register, key, lambda: _module_from(path))
+        if self.plugins[key].status == "broken":
+            raise TkError(f"{path}: {self.plugins[key].reason}")
+
+    def _register(self, key: str, importer: Callable[[], Any]) -> None:
+        module = importer()
+        wanted = getattr(module, "TK_API", TK_API)
+        if wanted != TK_API:
+            mend = "upgrade tk-kernel" if isinstance(wanted, int) and wanted > TK_API else "upgrade the plugin"
+            raise TkError(f"it is written for kernel API {wanted!r}, and this kernel has {TK_API}: {mend}")
+        self.manager.register(module, name=key)
+        self.modules[key] = module
+
+    # --- asking for specs ---
+
+    def _collect_kinds(self, key: str) -> None:
+        for kind in self._ask(key, "tk_kinds"):
+            if not isinstance(kind, KindSpec):
+                raise TypeError(f"tk_kinds returned {type(kind).__name__}, not KindSpec")
+            if self.plugins[key].status == "disabled":
+                continue
+            if self.kinds.get(kind.name, kind) != kind:
+                raise ValueError(f"the kind {kind.name!r} exists already")
+            if kind.name in self.kinds:
+                continue
+            self.kinds[kind.name] = kind
+            self.manager.add_hookspecs(type(kind.hook, (), {kind.hook: staticmethod(_open_hook(kind))}))
+
+    def _collect(self, key: str) -> None:
+        plugin = self.plugins[key]
+        module = self.modules[key]
+        collected = list(_marked(module)) + [
+            (kind, spec) for kind in self.kinds.values() for spec in self._ask(key, kind.hook)
+        ]
+        made: list[Component] = []
+        for kind_or_name, spec in collected:
+            kind = kind_or_name if isinstance(kind_or_name, KindSpec) else self.kinds.get(kind_or_name)
+            if kind is None:
+                raise ValueError(f"no kind is named {kind_or_name!r}.{nearest(str(kind_or_name), self.kinds)}")
+            _check_spec(kind, spec)
+            made.append(Component(kind, spec, plugin.distribution, plugin.version))
+        into = self.disabled if plugin.status == "disabled" else self.components
+        for component_ in made:
+            into.setdefault(component_.kind.name, []).append(component_)
+        names = tuple(f"{c.kind.singular}:{c.name}" for c in made)
+        self.plugins[key] = replace(plugin, components=names, notes=(*plugin.notes, *self._notes(key)))
+
+    def _ask(self, key: str, hook: str) -> Iterator[Any]:
+        caller = getattr(self.manager.hook, hook, None)
+        if caller is None:
+            return
+        for implementation in caller.get_hookimpls():
+            if implementation.plugin_name == key:
+                yield from implementation.function() or ()
+
+    def _notes(self, key: str) -> Iterator[str]:
+        known = {kind.hook for kind in self.kinds.values()} | {"tk_kinds"}
+        for caller in self.manager.get_hookcallers(self.modules[key]) or ():
+            if caller.name not in known:
+                yield f"{caller.name} is no hook here (misspelled, or its kind's package is missing)." + nearest(
+                    caller.name, known
+                )
+
+    # --- the guard ---
+
+    def _guarded(self, key: str, action: Callable[..., None], *arguments: Any) -> None:
+        """Run one plugin's code; whatever it raises or prints becomes that plugin's reason."""
+        output = io.StringIO()
+        try:
+            with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+                action(*arguments)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001 - a plugin may exit, recurse without end, or raise anything at all
+            self.modules.pop(key, None)
+            if self.manager.has_plugin(key):
+                self.manager.unregister(name=key)
+            if self.plugins[key].status != "disabled":
+                self.plugins[key] = replace(self.plugins[key], status="broken", reason=_reason(error))
+        if output.getvalue().strip() and self.plugins[key].status == "ok":
+            first = output.getvalue().strip().splitlines()[0]
+            self.plugins[key] = replace(
+                self.plugins[key], notes=(*self.plugins[key].notes, f"it prints when it is loaded: {first!r}")
+            )
+
+
+def _open_hook(kind: KindSpec) -> Callable[[], Iterable[Spec]]:
+    """The hook spec of a kind that a plugin adds: the same form as the kernel's own."""
+
+    def hook() -> Iterable[Spec]:
+        raise NotImplementedError
+
+    hook.__name__ = kind.hook
+    hook.__doc__ = kind.summary
+    return hookspecs.hookspec(hook)
+
+
+def _marked(module: Any) -> Iterator[tuple[str, Spec]]:
+    for value in list(vars(module).values()) if isinstance(module, ModuleType) else ():
+        mark = getattr(value, _MARK, None)
+        if isinstance(mark, tuple) and getattr(value, "__module__", None) == module.__name__:
+            yield mark
+
+
+def _module_from(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise FileNotFoundError("no such plugin file")
+    name = "tk_local_" + hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ImportError("it is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _check_spec(kind: KindSpec, spec: Any) -> None:
+    if not isinstance(spec, kind.spec):
+        raise TypeError(f"{kind.hook} returned {type(spec).__name__}, not {kind.spec.__name__}")
+    if not spec.name or any(mark in spec.name for mark in " :./"):
+        raise ValueError(f"{spec.name!r} is no name for a {kind.singular}: use letters, digits and dashes")
+    for reference in (spec.target, spec.config):
+        if isinstance(reference, str) and not all(reference.partition(":")):
+            raise ValueError(f"{spec.name}: {reference!r} is not of the form 'module:attribute'")
+    for word in (*spec.requires, *spec.supports):
+        if not is_known(word):
+            raise ValueError(f"{spec.name}: no capability is named {word!r}.{nearest(word, CAPABILITIES)}")
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        return f"it needs the package {error.name!r}, which is not installed"
+    if isinstance(error, SyntaxError):
+        return f"syntax error: {error.msg} ({error.filename}:{error.lineno})"
+    if isinstance(error, TkError):
+        return str(error)
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -1,0 +1,69 @@
+"""What a row of data means, before any template: messages and what belongs to them. Free of torch and of any format."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Role = Literal["system", "developer", "user", "assistant", "tool"]
+ROLES: tuple[str, ...] = ("system", "developer", "user", "assistant", "tool")
+
+
+@dataclass(frozen=True)
+class Part:
+    """A piece of a message's content. `text` for text; `source` (path, URL, data URL or bytes) for media."""
+
+    type: Literal["text", "image", "video", "audio"]
+    text: str = ""
+    source: str | bytes | None = None
+
+
+@dataclass(frozen=True)
+class ToolCall:
+    """A call of a tool by the assistant; `arguments` is the parsed JSON object."""
+
+    name: str
+    arguments: Mapping[str, Any]
+    id: str = ""
+
+
+@dataclass(frozen=True)
+class Message:
+    """A turn. `loss` overrides whether (or with which weight) its tokens are trained; None leaves it to the method."""
+
+    role: str
+    content: str | tuple[Part, ...] = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    reasoning: str = ""
+    loss: float | None = None
+    name: str = ""
+    tool_call_id: str = ""
+
+    @property
+    def text(self) -> str:
+        """The text of the content, media left out."""
+        if isinstance(self.content, str):
+            return self.content
+        return "".join(part.text for part in self.content if part.type == "text")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A row, understood.
+
+    messages: the conversation; for a prompt alone it ends with the user.
+    text: raw text for continued pre-training, instead of messages.
+    rejected: the worse continuation of a preference pair, as messages after the shared prompt.
+    label: class index, class indices, score or desirability, as the method reads it.
+    extras: the row's other columns, given to rewards by name.
+    origin: "file:line" of the row, for errors.
+    """
+
+    messages: tuple[Message, ...] = ()
+    text: str = ""
+    tools: tuple[Mapping[str, Any], ...] = ()
+    rejected: tuple[Message, ...] = ()
+    label: Any = None
+    extras: Mapping[str, Any] = field(default_factory=dict)
+    origin: str = ""

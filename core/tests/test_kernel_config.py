@@ -1,0 +1,240 @@
+"""Config: YAML, environment and flags are one path; what is wrong names its path, its place and the mend."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tk.config.files import listed, schema, to_yaml
+from tk.config.resolve import chosen_kinds, resolve, sections_of
+from tk.config.tree import from_environment, from_flags, from_mapping, from_yaml
+from tk.errors import ConfigError
+from tk.plugins import Registry, Selection, load
+
+SOURCE = """
+    from dataclasses import dataclass, field
+    from typing import Annotated, Literal
+    from tk import *
+    from tk import doc, hookimpl
+    from tk.specs import KINDS
+
+    @dataclass(frozen=True)
+    class Lora:
+        rank: Annotated[int, doc("Rank.", gt=0)] = 8
+        alpha: Annotated[float, doc("Alpha.")] = 16.0
+        targets: Annotated[list[str] | str, doc("Targets.")] = "all-linear"
+        init: Annotated[bool | Literal["pissa"], doc("Init.")] = True
+
+    @dataclass(frozen=True)
+    class Adam:
+        lr: Annotated[float, doc("Rate.", gt=0)] = 1e-4
+        betas: Annotated[tuple[float, float], doc("Betas.")] = (0.9, 0.999)
+
+    @dataclass(frozen=True)
+    class Smoothing:
+        smoothing: Annotated[float, doc("Smoothing.")] = 0.0
+
+    @hookimpl
+    def tk_tuners():
+        yield TunerSpec(name="lora", target="x:y", config=Lora, defaults={"optim.lr": 2e-4})
+        yield TunerSpec(name="full", target="x:y")
+
+    @hookimpl
+    def tk_optimizers():
+        yield OptimizerSpec(name="adamw", target="x:y", config=Adam)
+
+    @hookimpl
+    def tk_methods():
+        yield MethodSpec(name="sft", target="x:y", defaults={"losses": {"causal-lm": 1.0}})
+
+    @hookimpl
+    def tk_losses():
+        yield LossSpec(name="causal-lm", target="x:y", config=Smoothing)
+        yield LossSpec(name="dft", target="x:y")
+
+    @hookimpl
+    def tk_engines():
+        yield EngineSpec(name="transformers", target="x:y")
+
+    @hookimpl
+    def tk_models():
+        yield ModelSpec(name="auto", target="x:y", fallback=True)
+        yield ModelSpec(name="smollm", target="x:y", matches=Matches(ids=("*smollm*",)), template="jinja")
+
+    @hookimpl
+    def tk_templates():
+        yield TemplateSpec(name="jinja", target="x:y")
+
+    for _kind, _spec in (("trainers", TrainerSpec), ("strategies", StrategySpec), ("schedulers", SchedulerSpec)):
+        def _make(kind, spec):
+            default = next(k.default for k in KINDS if k.name == kind)
+            def hook():
+                return [spec(name=default, target="x:y")]
+            hook.__name__ = "tk_" + kind
+            return hookimpl(hook)
+        globals()["tk_" + _kind] = _make(_kind, _spec)
+"""
+
+
+@pytest.fixture
+def registry(install, found) -> Registry:
+    install("tk-plugin-parts", SOURCE)
+    made = load(Selection(), found=found())
+    assert made.plugins[0].reason == ""
+    return made
+
+
+@pytest.fixture
+def read(registry, tmp_path: Path):
+    """Resolve YAML texts (later over earlier), flags and environment."""
+
+    def run(*texts: str, flags=(), environ=None):
+        chosen = chosen_kinds(registry)
+        trees = []
+        for number, text in enumerate(texts):
+            path = tmp_path / f"c{number}.yaml"
+            path.write_text(text, encoding="utf-8")
+            trees.append(from_yaml(path).expanded(chosen))
+        layers = [from_environment(sections_of(registry), environ or {}), *trees, from_flags(flags, chosen)]
+        return resolve(registry, layers)
+
+    return run
+
+
+def test_yaml_and_flags_are_one_path(read):
+    yaml = read("tuner: {name: lora, rank: 4, targets: [q, v]}\ntrain: {batch_size: 8}\nlosses: {dft: 0.5}\n")
+    flags = read(
+        flags=[
+            ("tuner", "lora"),
+            ("tuner.rank", "4"),
+            ("tuner.targets", "q,v"),
+            ("train.batch-size", "8"),
+            ("losses.dft", "0.5"),
+        ]
+    )
+    assert yaml.tree == flags.tree
+    assert yaml.chosen["tuner"].options.targets == ["q", "v"]
+    assert yaml.groups["losses"]["dft"].weight == 0.5
+
+
+def test_later_layers_win_and_defaults_come_last(read):
+    environ = {"TK_TRAIN__SEED": "1", "TK_TRAIN__EPOCHS": "9"}
+    config = read("train: {seed: 2, steps: 5}\n", "train: {seed: 3}\n", environ=environ)
+    assert (config.train.seed, config.train.epochs, config.train.steps) == (3, 9.0, 5)
+    assert read("train: {seed: 2}", flags=[("train.seed", "7")]).train.seed == 7
+
+
+def test_components_suggest_what_nobody_said(read):
+    assert read().chosen["optim"].options.lr == 2e-4
+    assert read("optim: {lr: 3e-5}").chosen["optim"].options.lr == 3e-5
+    assert read("tuner: full").chosen["optim"].options.lr == 1e-4
+    assert list(read().groups["losses"]) == ["causal-lm"]
+    assert list(read("losses: {dft: 1}").groups["losses"]) == ["dft"]
+
+
+def test_choosing_another_component_drops_the_former_ones_options(read):
+    assert read("tuner: {name: lora, rank: 4}", flags=[("tuner", "full")]).chosen["tuner"].name == "full"
+
+
+def test_yaml_keeps_what_was_written(read):
+    config = read("optim: {lr: 1e-5}\noutput: {dir: off}\ntuner: {targets: 'yes'}\n")
+    assert config.chosen["optim"].options.lr == 1e-5
+    assert config.output.dir == "off"
+    assert config.chosen["tuner"].options.targets == "yes"
+
+
+def test_short_forms(read):
+    config = read("model: my/smollm\ndata: rows.jsonl\noutput: out\nlosses: [dft]\nengines: transformers\n")
+    assert config.model.name == "my/smollm"
+    assert config.family.name == "smollm"
+    assert config.data.sources["data"].path == "rows.jsonl"
+    assert list(config.groups["losses"]) == ["dft"]
+    assert list(config.groups["engines"]) == ["transformers"]
+    assert read("data: {sources: {a: x.csv}}").data.sources["a"].path == "x.csv"
+
+
+def test_the_saved_config_resolves_to_itself(read):
+    config = read("model: smollm\ntuner: {rank: 3, targets: [q]}\noutput: {dir: 'on'}\noptim: {lr: 1e-7}\n")
+    again = read(to_yaml(config.tree))
+    assert again.tree == config.tree
+
+
+MISTAKES = {
+    "tuner: {rnak: 4}": r"c0.yaml:1.*|tuner.rnak: .*Did you mean 'rank'",
+    "tunre: lora": "Did you mean 'tuner'",
+    "tuner: lorra": "No tuner is named 'lorra'. Did you mean 'lora'",
+    "losses: {dtf: 1}": "Did you mean 'dft'",
+    "losses: {causal-lm: {smothing: 1}}": "losses.causal-lm.smothing: .*Did you mean 'smoothing'",
+    "data: {sources: {a: {pth: x}}}": "data.sources.a.pth: .*Did you mean 'path'",
+    "train:\n  seed: 1\n  seed: 2\n": "c0.yaml:3: .*twice",
+    "tuner: {rank: 0}": "tuner.rank: .*set by .*c0.yaml:1",
+    "tuner: {rank: four}": "tuner.rank: .*'four' is not int",
+    "tuner:\n  init: maybe\n": r"tuner.init: .*c0.yaml:2",
+    "train: {batch_size: 1.5}": "train.batch_size",
+    "- a\n- b\n": "a config is a mapping",
+    "a: [1\nb: 2": "c0.yaml:2: not valid YAML",
+    "train: 5": "train: expected a mapping",
+    "tuner: {name: full, rank: 3}": "tuner.rank: there is no such option",
+}
+
+
+@pytest.mark.parametrize("text", MISTAKES)
+def test_a_mistake_names_its_path_and_place_and_the_mend(text, read):
+    with pytest.raises(ConfigError, match=MISTAKES[text]):
+        read(text)
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        (("tuner.rnak", "4"), "Did you mean 'rank'"),
+        (("tuner.rank", "x"), "tuner.rank: .*'x' is not int"),
+        (("trian.seed", "1"), "Did you mean 'train'"),
+    ],
+)
+def test_flags_are_checked_the_same(flag, message, read):
+    with pytest.raises(ConfigError, match=message):
+        read(flags=[flag])
+
+
+def test_environment_of_an_unknown_section_is_an_error(read):
+    with pytest.raises(ConfigError, match="TK_TRIAN__SEED"):
+        read(environ={"TK_TRIAN__SEED": "1"})
+
+
+def test_missing_and_binary_files_are_named(tmp_path: Path):
+    with pytest.raises(ConfigError, match="no such config file"):
+        from_yaml(tmp_path / "none.yaml")
+    (tmp_path / "b.yaml").write_bytes(b"\xff\xfe\x00\x01")
+    with pytest.raises(ConfigError, match="b.yaml"):
+        from_yaml(tmp_path / "b.yaml")
+
+
+def test_every_value_tells_where_it_comes_from(read):
+    config = read("train:\n  seed: 4\n", flags=[("tuner.rank", "3")], environ={"TK_TRAIN__EPOCHS": "2"})
+    origins = {row["path"]: row["origin"] for row in listed(config)}
+    assert origins["train.seed"].endswith("c0.yaml:2")
+    assert origins["tuner.rank"] == "--tuner.rank"
+    assert origins["train.epochs"] == "TK_TRAIN__EPOCHS"
+    assert origins["train.batch_size"] == "default"
+    assert origins["optim.lr"].startswith("default of tuner 'lora'")
+
+
+def test_schema_accepts_what_resolves_and_refuses_what_does_not(registry):
+    jsonschema = pytest.importorskip("jsonschema")
+    made = schema(registry)
+    jsonschema.Draft202012Validator.check_schema(made)
+    check = jsonschema.Draft202012Validator(made)
+    good = {"model": "x", "tuner": {"name": "lora", "rank": 4}, "losses": {"dft": 0.5, "causal-lm": {"smoothing": 0.1}}}
+    assert check.is_valid(good)
+    for bad in ({"tuner": {"name": "lora", "rnak": 4}}, {"tunre": 1}, {"losses": {"dtf": 1}}, {"train": {"seed": "x"}}):
+        assert not check.is_valid(bad), bad
+
+
+def test_values_from_python_are_the_same_path(registry):
+    chosen = chosen_kinds(registry)
+    tree = from_mapping({"tuner": {"name": "lora", "rank": 4}, "output": Path("x")}, "the call").expanded(chosen)
+    config = resolve(registry, [tree])
+    assert config.chosen["tuner"].options.rank == 4
+    assert config.output.dir == "x"

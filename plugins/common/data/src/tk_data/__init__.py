@@ -1,0 +1,1 @@
+"""Rows to samples to examples to windows of batches."""

@@ -1,0 +1,1 @@
+"""Processes of a run: groups, sums, ragged gathers, and what strategies on torch.distributed share."""

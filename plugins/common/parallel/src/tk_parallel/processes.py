@@ -1,0 +1,133 @@
+"""The processes of a run: joining and leaving them, and what they tell one another. Alone, there is no process group.
+
+Nothing is pickled: tensors travel as bytes, everything else as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from tk.contracts import World
+from tk.errors import TkError, UsageError
+
+_MAX_DIMENSIONS = 8
+
+
+def join(timeout: float, *, always: bool = False) -> World:
+    """Join the processes that torchrun's environment (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT) names.
+
+    timeout: seconds that a collective may take before the run fails. always: make a group of one where the process is
+    alone, for strategies that need one. Raises UsageError for an incomplete environment.
+    """
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    device = _device()
+    if dist.is_initialized():
+        return World(dist.get_rank(), dist.get_world_size(), device)
+    if size == 1 and not always:
+        return World(0, 1, device)
+    backend = "cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo"
+    limit = timedelta(seconds=timeout)
+    if size == 1:
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1, timeout=limit)
+        return World(0, 1, device)
+    missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if missing:
+        raise UsageError(f"WORLD_SIZE is {size}, but {', '.join(missing)} is not set: start the processes by torchrun.")
+    try:
+        dist.init_process_group(backend, timeout=limit)
+    except (dist.DistError, RuntimeError, ValueError) as error:
+        where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        raise TkError(f"The {size} processes of the run did not meet at {where}: {error}") from error
+    return World(dist.get_rank(), size, device)
+
+
+def leave() -> None:
+    """Leave the run's processes, where there are any."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def _device() -> str:
+    if not torch.cuda.is_available():
+        return "cpu"
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    if local >= torch.cuda.device_count():
+        raise UsageError(f"This is process {local} of its machine, which has {torch.cuda.device_count()} GPUs only.")
+    torch.cuda.set_device(local)
+    return f"cuda:{local}"
+
+
+def _grouped() -> bool:
+    return dist.is_initialized() and dist.get_world_size() > 1
+
+
+def all_reduce(values: Tensor) -> Tensor:
+    """Element-wise sum over all ranks, in the dtype of `values` (float64 stays float64). A new tensor, no gradient."""
+    total = values.detach().clone()
+    if _grouped():
+        dist.all_reduce(total)
+    return total
+
+
+def gather(values: Tensor) -> list[Tensor]:
+    """Every rank's tensor in rank order, detached. First dimensions may differ; the others and the dtype must not.
+
+    Raises TkError on every rank where the other dimensions differ.
+    """
+    values = values.detach()
+    if not _grouped():
+        return [values.clone()]
+    size = dist.get_world_size()
+    header = torch.zeros(_MAX_DIMENSIONS + 1, dtype=torch.int64)
+    header[: values.dim() + 1] = torch.tensor([values.dim(), *values.shape])
+    header = header.to(values.device)
+    headers = [torch.empty_like(header) for _ in range(size)]
+    dist.all_gather(headers, header)
+    shapes = [tuple(row[1 : int(row[0]) + 1]) for row in (h.tolist() for h in headers)]
+    if len({shape[1:] for shape in shapes}) > 1:
+        raise TkError(f"The ranks' tensors differ in more than the first dimension and cannot be joined: {shapes}.")
+    rows = [_bytes_of(shape, values) for shape in shapes]
+    own = torch.zeros(max(rows), dtype=torch.uint8, device=values.device)
+    flat = values.contiguous().reshape(-1).view(torch.uint8)
+    own[: flat.numel()] = flat
+    parts = [torch.empty_like(own) for _ in range(size)]
+    if max(rows):
+        dist.all_gather(parts, own)
+    return [part[:n].view(values.dtype).reshape(shape) for part, n, shape in zip(parts, rows, shapes, strict=True)]
+
+
+def _bytes_of(shape: Sequence[int], like: Tensor) -> int:
+    return torch.Size(shape).numel() * like.element_size()
+
+
+def broadcast(values: Tensor, source: int = 0) -> Tensor:
+    """The tensor of rank `source`; every rank gives one of the same shape and dtype."""
+    received = values.detach().clone()
+    if _grouped():
+        dist.broadcast(received, source)
+    return received
+
+
+def barrier() -> None:
+    """Wait for all ranks."""
+    all_reduce(torch.zeros(1))
+
+
+def exchange(gather: Callable[[Tensor], list[Tensor]], value: Any) -> list[Any]:
+    """Every rank's JSON-able value in rank order, through a strategy's `gather` (floats arrive exactly)."""
+    encoded = json.dumps(value).encode()
+    parts = gather(torch.frombuffer(bytearray(encoded), dtype=torch.uint8))
+    return [json.loads(bytes(part.cpu().tolist())) for part in parts]
+
+
+def decide(gather: Callable[[Tensor], list[Tensor]], value: Any) -> Any:
+    """Rank 0's JSON-able value, on every rank."""
+    return exchange(gather, value)[0]

@@ -1,0 +1,105 @@
+"""Weights and optimizer state by plain parameter names, as full tensors on the CPU: what a checkpoint holds.
+
+The names do not depend on the wrapper, nor the tensors on how they were sharded, so that a checkpoint can be read on
+any number of processes and under another strategy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from tk.errors import TkError
+
+_NUMBERS: Mapping[str, type] = {"bool": bool, "int": int, "float": float}
+
+
+def full(tensor: Tensor) -> Tensor:
+    """The whole of a tensor on the CPU, detached; a collective where it is sharded."""
+    tensor = tensor.detach()
+    return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).cpu()
+
+
+def sharded_like(value: Tensor, like: Tensor) -> Tensor:
+    """This rank's part of a full tensor, laid out as `like`. No communication: every rank has the full one."""
+    value = value.to(like.device)
+    if isinstance(like, DTensor):
+        return distribute_tensor(value, like.device_mesh, like.placements, src_data_rank=None)
+    return value
+
+
+def weights(module: nn.Module, *, trainable: bool, receive: bool) -> Iterator[tuple[str, Tensor]]:
+    """Names and full tensors of the parameters (all: and of the buffers that belong to a checkpoint)."""
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad or not trainable:
+            whole = full(parameter)
+            if receive:
+                yield name, whole
+    if not trainable and receive:
+        persistent = module.state_dict(keep_vars=True).keys()
+        yield from ((name, full(buffer)) for name, buffer in module.named_buffers() if name in persistent)
+
+
+@torch.no_grad()
+def load_weights(module: nn.Module, values: Mapping[str, Tensor]) -> None:
+    """Put weights back by name. Raises TkError where a name is unknown or a shape differs."""
+    known = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    for name, value in values.items():
+        if name not in known:
+            raise TkError(f"The checkpoint has weights {name!r}, which this model does not: another model or tuner.")
+        if known[name].shape != value.shape:
+            raise TkError(f"{name} is {tuple(value.shape)} in the checkpoint and {tuple(known[name].shape)} here.")
+        known[name].copy_(sharded_like(value, known[name]))
+
+
+def optimizer_state(module: nn.Module, optimizer: torch.optim.Optimizer, *, receive: bool) -> dict[str, Tensor]:
+    """State of the optimizer as `parameter name/key` -> full tensor; numbers as tensors `name/key:type`."""
+    found: dict[str, Tensor] = {}
+    for name, parameter in _optimized(module, optimizer):
+        for key, value in sorted(optimizer.state.get(parameter, {}).items()):
+            if isinstance(value, Tensor):
+                whole = full(value)
+            elif type(value) in _NUMBERS.values():
+                key, whole = f"{key}:{type(value).__name__}", torch.tensor(value, dtype=torch.float64)
+            elif value is None:
+                continue
+            else:
+                raise TkError(f"{type(optimizer).__name__} keeps a {type(value).__name__}, which cannot be saved.")
+            if receive:
+                found[f"{name}/{key}"] = whole
+    return found
+
+
+def load_optimizer_state(module: nn.Module, optimizer: torch.optim.Optimizer, values: Mapping[str, Tensor]) -> None:
+    """Put the state of an optimizer back, sharded as its parameters are. Raises TkError for unknown parameters."""
+    by_name: dict[str, dict[str, Tensor]] = {}
+    for flat, value in values.items():
+        name, _, key = flat.rpartition("/")
+        by_name.setdefault(name, {})[key] = value
+    known = dict(_optimized(module, optimizer))
+    unknown = sorted(set(by_name) - set(known))
+    if unknown:
+        raise TkError(f"The checkpoint has optimizer state of {unknown[0]!r}, which is not trained here.")
+    for name, entries in by_name.items():
+        parameter = known[name]
+        optimizer.state[parameter] = dict(_restored(parameter, key, value) for key, value in entries.items())
+
+
+def _restored(parameter: Tensor, key: str, value: Tensor) -> tuple[str, Any]:
+    plain, _, kind = key.partition(":")
+    if kind:
+        return plain, _NUMBERS[kind](value.item())
+    if value.shape == parameter.shape and value.dim():
+        return key, sharded_like(value, parameter)
+    if value.dim() and isinstance(parameter, DTensor):
+        raise TkError(f"The optimizer state {key!r} is not laid out as its parameter and cannot be sharded again.")
+    return key, value.clone() if value.dim() == 0 else value.to(parameter.device)
+
+
+def _optimized(module: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, nn.Parameter]]:
+    chosen = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    yield from ((name, p) for name, p in module.named_parameters() if id(p) in chosen)

@@ -1,0 +1,103 @@
+"""What the strategies built on torch.distributed share: the group, the update, and the way into and out of checkpoints.
+
+A strategy adds how the module is wrapped and when gradients are exchanged.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.nn.utils import get_total_norm
+
+from tk.contracts import World
+from tk_parallel import processes, state
+from tk_parallel.scale import LossScale
+
+DTYPES: Mapping[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class TorchStrategy:
+    """The part of a Strategy that does not depend on the wrapper. Wrappers average gradients; `backward` undoes it."""
+
+    def __init__(self, timeout: float, *, always_grouped: bool = False) -> None:
+        self.world = World(0, 1, "cpu")
+        self._timeout = timeout
+        self._always_grouped = always_grouped
+        self._scale: LossScale | None = None
+
+    def start(self) -> World:
+        self.world = processes.join(self._timeout, always=self._always_grouped)
+        return self.world
+
+    def stop(self) -> None:
+        processes.leave()
+
+    def plain(self, module: nn.Module) -> nn.Module:
+        """The module inside the wrappers, whose parameter names are the checkpoint's."""
+        return module
+
+    def scale_for(self, precision: str) -> None:
+        """Scale the loss where the precision is float16."""
+        self._scale = LossScale() if precision == "fp16" else None
+
+    def backward(self, loss: Tensor) -> None:
+        factor = self.world.size * (self._scale.value if self._scale else 1.0)
+        (loss if factor == 1 else loss * factor).backward()
+
+    def step(self, module: nn.Module, optimizer: torch.optim.Optimizer, max_norm: float | None) -> float:
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        scale = self._scale.value if self._scale else 1.0
+        norm = _norm(gradients) / scale
+        finite = math.isfinite(norm)
+        if finite:
+            factor = (min(1.0, max_norm / (norm + 1e-6)) if max_norm else 1.0) / scale
+            if factor != 1:
+                torch._foreach_mul_(gradients, factor)
+            optimizer.step()
+        if self._scale:
+            self._scale.update(finite)
+        optimizer.zero_grad(set_to_none=True)
+        return norm if finite else math.nan
+
+    def sum(self, values: Tensor) -> Tensor:
+        return processes.all_reduce(values)
+
+    def gather(self, values: Tensor) -> list[Tensor]:
+        return processes.gather(values)
+
+    def weights(self, module: nn.Module, trainable: bool) -> Iterator[tuple[str, Tensor]]:
+        return state.weights(self.plain(module), trainable=trainable, receive=self.world.rank == 0)
+
+    def optimizer_state(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> Mapping[str, Tensor]:
+        receive = self.world.rank == 0
+        found = state.optimizer_state(self.plain(module), optimizer, receive=receive)
+        return {**found, **(self._scale.state() if self._scale and receive else {})}
+
+    def restore(
+        self,
+        module: nn.Module,
+        optimizer: torch.optim.Optimizer | None,
+        weights: Mapping[str, Tensor],
+        state_: Mapping[str, Tensor],
+    ) -> None:
+        inner = self.plain(module)
+        state.load_weights(inner, weights)
+        if optimizer is None:
+            return
+        own = {name: value for name, value in state_.items() if name.startswith("loss_scale/")}
+        state.load_optimizer_state(inner, optimizer, {k: v for k, v in state_.items() if k not in own})
+        if self._scale and own:
+            self._scale.load(own)
+
+
+def _norm(gradients: list[Tensor]) -> float:
+    """L2 norm over all parameters and, where they are sharded, over all ranks."""
+    if not gradients:
+        return 0.0
+    total = get_total_norm(gradients)
+    return float(total.full_tensor() if isinstance(total, DTensor) else total)

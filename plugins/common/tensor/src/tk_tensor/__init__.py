@@ -1,0 +1,1 @@
+"""Head statistics, collation and the scored module, shared by trainers and methods."""

@@ -1,0 +1,88 @@
+"""Rows of examples as tensors: padded or packed, with the flat positions whose hidden state predicts a trained token."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tk.contracts import Batch, Example, Layout, Reduce
+
+Tensors = dict[str, Any]
+
+
+def collate_tokens(rows: Sequence[Sequence[Example]], layout: Layout) -> tuple[Tensors, Tensors, int, int]:
+    """(inputs, fields, samples R, tokens that are not padding).
+
+    Examples hold `values["ids"]` and `values["weights"]`, arrays of one length: a token's weight is that of predicting
+    it, from the position before it in the same sample; the first token of a sample is never predicted.
+
+    Padded, a row holds one example: `attention_mask`, and `position_ids` from the first token on. Packed, it may hold
+    several: no `attention_mask`, and `position_ids` that start again with each, by which attention keeps them apart
+    (the padding at the end is a sample of its own that nothing reads).
+
+    fields: `select`, `targets`, `token_weights`, `rows` [N] (see tk.contracts.Batch; N ≥ 1, with a weight of 0 where
+    nothing is trained); `segments` [B·T], the sample of each token (-1: padding); `lengths` and `ends` [R], tokens of
+    each sample and the flat position of its last one.
+    """
+    if not rows or not all(rows):
+        raise ValueError("a batch has at least one row, and a row at least one example")
+    if not layout.packing and any(len(row) > 1 for row in rows):
+        raise ValueError("a row holds several examples, and the layout does not pack")
+    width = max(sum(e.length for e in row) for row in rows)
+    width = -(-width // layout.multiple) * layout.multiple
+    ids = np.full((len(rows), width), layout.pad_id, dtype=np.int64)
+    positions = np.zeros_like(ids)
+    segments = np.full(ids.shape, -1, dtype=np.int64)
+    weights = np.zeros(ids.shape, dtype=np.float32)
+    lengths: list[int] = []
+    ends: list[int] = []
+    for b, row in enumerate(rows):
+        used = sum(e.length for e in row)
+        at = width - used if layout.side == "left" and not layout.packing else 0
+        for example in row:
+            span = slice(at, at := at + example.length)
+            ids[b, span] = example.values["ids"]
+            weights[b, span] = example.values["weights"]
+            weights[b, span.start] = 0.0
+            positions[b, span] = np.arange(example.length)
+            segments[b, span] = len(lengths)
+            lengths.append(example.length)
+            ends.append(b * width + at - 1)
+        if layout.packing:
+            positions[b, at:] = np.arange(width - at)
+    inputs = {"input_ids": torch.from_numpy(ids), "position_ids": torch.from_numpy(positions)}
+    if not layout.packing:
+        inputs["attention_mask"] = torch.from_numpy((segments >= 0).astype(np.int64))
+    fields = _selected(ids.ravel(), weights.ravel(), segments.ravel())
+    fields["segments"] = torch.from_numpy(segments.ravel())
+    fields["lengths"], fields["ends"] = torch.tensor(lengths), torch.tensor(ends)
+    return inputs, fields, len(lengths), sum(lengths)
+
+
+def _selected(ids: np.ndarray, weights: np.ndarray, segments: np.ndarray) -> Tensors:
+    predicted = np.flatnonzero(weights)
+    if len(predicted):
+        select, chosen = predicted - 1, weights[predicted]
+    else:
+        predicted = select = np.flatnonzero(segments >= 0)[:1]
+        chosen = np.zeros(1, dtype=np.float32)
+    return {
+        "select": torch.from_numpy(select),
+        "targets": torch.from_numpy(ids[predicted]),
+        "token_weights": torch.from_numpy(chosen),
+        "rows": torch.from_numpy(segments[predicted]),
+    }
+
+
+def reduce_for(batch: Batch) -> Reduce:
+    """[N] values of the batch's selected tokens to [R] sums by sample, differentiable."""
+    rows, samples = batch.fields["rows"], batch.rows
+
+    def reduce(values: Tensor) -> Tensor:
+        return values.new_zeros(samples).index_add(0, rows.to(values.device), values)
+
+    return reduce

@@ -1,0 +1,1 @@
+"""The conversations of the chatterbot-corpus wheel as a data set."""

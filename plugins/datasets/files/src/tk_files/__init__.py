@@ -1,0 +1,1 @@
+"""Readers of local files: JSONL, JSON, CSV and Parquet."""

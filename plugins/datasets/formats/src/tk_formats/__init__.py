@@ -1,0 +1,1 @@
+"""Shapes of rows, and the open kind `formats` that they are."""

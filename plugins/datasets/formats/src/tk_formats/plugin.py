@@ -1,0 +1,54 @@
+"""The kind `formats`, and the formats that are in common use."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tk.hookspecs import hookimpl
+from tk.specs import KindSpec
+from tk_formats.spec import FormatSpec
+
+
+@hookimpl
+def tk_kinds() -> Iterator[KindSpec]:
+    yield KindSpec(
+        name="formats",
+        singular="format",
+        summary="Shapes of data rows.",
+        spec=FormatSpec,
+        contract="tk_formats.spec:Format",
+    )
+
+
+@hookimpl
+def tk_formats() -> Iterator[FormatSpec]:
+    yield FormatSpec(
+        name="messages",
+        target="tk_formats.messages:Messages",
+        columns=(("messages",),),
+        summary="OpenAI style: a list of messages with role and content; tools, tool calls, media, loss flags.",
+    )
+    yield FormatSpec(
+        name="sharegpt",
+        target="tk_formats.sharegpt:ShareGpt",
+        columns=(("conversations",), ("conversation",)),
+        summary="ShareGPT: turns with from and value (human, gpt, system, function_call, observation).",
+    )
+    yield FormatSpec(
+        name="alpaca",
+        target="tk_formats.columns:Alpaca",
+        columns=(("instruction", "output"),),
+        summary="Alpaca: instruction, input, output, system, history.",
+    )
+    yield FormatSpec(
+        name="prompt-completion",
+        target="tk_formats.columns:PromptCompletion",
+        columns=(("prompt", "completion"),),
+        summary="A prompt and its completion: texts, or lists of messages.",
+    )
+    yield FormatSpec(
+        name="text",
+        target="tk_formats.columns:Text",
+        columns=(("text",),),
+        summary="Plain text, without a chat format.",
+    )

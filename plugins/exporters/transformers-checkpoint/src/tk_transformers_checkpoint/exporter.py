@@ -1,0 +1,67 @@
+"""Writes a merged model and proves the result: same keys as the base checkpoint, same logits as the trained model."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+
+from tk.contracts import LoadedModel, ModelFamily
+from tk.errors import TkError
+from tk_transformers_checkpoint.options import TransformersOptions
+
+
+class TransformersExporter:
+    """Exporter `transformers`."""
+
+    def __init__(self, options: TransformersOptions) -> None:
+        self.options = options
+
+    def export(self, model: LoadedModel, folder: Path, *, family: ModelFamily) -> Path:
+        """Write beside `folder`, check, then move into place; a checkpoint that fails its check is deleted."""
+        partial = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+        try:
+            family.save(model, partial)
+            self._check_keys(model, partial)
+            self._check_logits(model, partial, family)
+            if folder.is_dir():
+                folder.rmdir()
+            partial.rename(folder)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+        return folder
+
+    def _check_keys(self, model: LoadedModel, folder: Path) -> None:
+        base, written = _keys(Path(model.path)), _keys(folder)
+        if base and base != written:
+            lost, new = sorted(base - written)[:3], sorted(written - base)[:3]
+            raise TkError(f"the export is not the base checkpoint's shape: keys lost: {lost}, keys added: {new}.")
+
+    @torch.no_grad()
+    def _check_logits(self, model: LoadedModel, folder: Path, family: ModelFamily) -> None:
+        dtype = next(model.module.parameters()).dtype
+        names = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
+        again = family.load(str(folder), device="cpu", dtype=names[dtype])
+        device = next(model.module.parameters()).device
+        ids = torch.arange(1, 33).remainder(model.module.config.get_text_config().vocab_size)[None]
+        ours, theirs = (m.module.eval()(ids.to(next(m.module.parameters()).device)) for m in (model, again))
+        expected = ours.logits.float()
+        worst = (expected - theirs.logits.float().to(device)).abs().max() / expected.abs().max()
+        if not worst <= self.options.tolerance:
+            raise TkError(f"the exported checkpoint computes other logits than the trained model (by {worst:.2e}).")
+
+
+def _keys(folder: Path) -> set[str]:
+    """Tensor names of a checkpoint folder; empty where it is not safetensors on this disk."""
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        return set(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
+    single = folder / "model.safetensors"
+    if not single.is_file():
+        return set()
+    with safe_open(single, "pt") as file:
+        return set(file.keys())

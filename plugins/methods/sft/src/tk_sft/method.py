@@ -1,0 +1,112 @@
+"""Supervised fine-tuning and continued pre-training: conversations or text to token examples, one pass, one term a loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Literal
+
+from tk.contracts import (
+    Batch,
+    Encoding,
+    Example,
+    Layout,
+    Limit,
+    Loss,
+    Pass,
+    Reduce,
+    Role,
+    Rows,
+    Session,
+    Source,
+    Step,
+    Template,
+)
+from tk.errors import DataError
+from tk.sample import Message, Sample
+from tk_sft.cut import cut
+from tk_sft.objective import Objective
+from tk_sft.options import SftOptions
+from tk_tensor.collate import collate_tokens
+
+Messages = tuple[Message, ...]
+
+
+def _last(messages: Messages) -> Messages:
+    """Nothing before the last user message is trained, unless the data says so."""
+    last = max((i for i, m in enumerate(messages) if m.role == "user"), default=0)
+    return tuple(replace(m, loss=0.0) if i < last and m.loss is None else m for i, m in enumerate(messages))
+
+
+def _all(messages: Messages) -> Messages:
+    return tuple(replace(m, loss=1.0) if m.loss is None else m for m in messages)
+
+
+TRAINED: Mapping[str, Callable[[Messages], Messages]] = {
+    "all-assistant": lambda messages: messages,
+    "last": _last,
+    "all": _all,
+}
+"""The option `train_on` as loss flags of messages; flags that the data sets are kept."""
+
+
+class TokenMethod:
+    """What methods on single token sequences share: everything from the encodings on."""
+
+    def __init__(self, losses: Mapping[str, tuple[float, Loss]]) -> None:
+        self.objective = Objective(dict(losses))
+        self.scope: Literal["row", "window"] = self.objective.scope
+
+    def examples(
+        self, encodings: Sequence[Encoding], samples: Sequence[Sample], limit: Limit
+    ) -> list[Sequence[Example]]:
+        """Examples of each sample. Raises DataError with the sample's origin."""
+        found: list[Sequence[Example]] = []
+        for encoding, sample in zip(encodings, samples, strict=True):
+            if encoding.media:
+                raise DataError(f"{sample.origin}: holds {', '.join(encoding.media)}, and this method trains on text.")
+            parts = cut(encoding, limit, sample.origin)
+            found.append(
+                [
+                    Example(len(ids), {"ids": ids, "weights": weights}, self.objective.counts(weights), sample.origin)
+                    for ids, weights in parts
+                ]
+            )
+        return found
+
+    def roles(self) -> Sequence[Role]:
+        return (Role("policy"),)
+
+    def source(self, data: Source, session: Session) -> Source:
+        return data
+
+    def collate(self, rows: Sequence[Sequence[Example]], layout: Layout) -> Batch:
+        inputs, fields, samples, tokens = collate_tokens(rows, layout)
+        weights = {name: sum(e.weights[name] for row in rows for e in row) for name in self.objective.losses}
+        return Batch(inputs, fields, weights, samples, tokens)
+
+    def passes(self, batch: Batch) -> Sequence[Pass]:
+        return self.objective.passes()
+
+    def loss(self, outputs: Mapping[str, Rows], batch: Batch, reduce: Reduce) -> Step:
+        return self.objective.step(outputs, batch, reduce)
+
+
+class Sft(TokenMethod):
+    """Supervised fine-tuning on conversations."""
+
+    def __init__(self, options: SftOptions, losses: Mapping[str, tuple[float, Loss]]) -> None:
+        super().__init__(losses)
+        self.mark = TRAINED[options.train_on]
+
+    def encode(self, samples: Sequence[Sample], template: Template, limit: Limit) -> list[Sequence[Example]]:
+        marked = [replace(s, messages=self.mark(s.messages)) for s in samples]
+        return self.examples(template.encode(marked), samples, limit)
+
+
+class Pretraining(TokenMethod):
+    """Continued pre-training: every token is trained, of raw text or of whole rendered conversations."""
+
+    def encode(self, samples: Sequence[Sample], template: Template, limit: Limit) -> list[Sequence[Example]]:
+        encodings = [replace(e, weights=[1.0] * len(e.ids)) for e in template.encode(samples)]
+        return self.examples(encodings, samples, limit)

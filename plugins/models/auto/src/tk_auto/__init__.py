@@ -1,0 +1,1 @@
+"""The fallback model family: any checkpoint whose architecture transformers knows."""

@@ -1,0 +1,177 @@
+"""Opens a checkpoint folder with transformers' Auto classes, and says what the model in it can do."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError
+from tk.contracts import LoadedModel
+from tk.errors import TkError, UsageError
+from torch import nn
+from transformers import (
+    CONFIG_MAPPING,
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+    MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+)
+
+from tk_auto.hub import check_folder
+from tk_auto.quiet import quiet
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+VALUE_HEAD_SEED = 0
+ATTENTION_LAYERS = frozenset({"full_attention", "sliding_attention"})
+"""Kinds of layers (config.layer_types) that keep packed samples apart by position ids or masks."""
+
+GROUPS = {
+    "language_model": ("model.language_model", "language_model", "lm_head", "model.text_model"),
+    "vision_tower": ("model.visual", "visual", "model.vision_tower", "vision_tower", "model.vision_model"),
+    "aligner": ("model.multi_modal_projector", "multi_modal_projector", "model.connector", "model.aligner"),
+}
+"""Names that transformers' models of several modalities give to their parts; a model of text is one group."""
+
+
+def load(
+    folder: Path, device: str, dtype: str, head: Literal["lm", "value"], attention: str, trust_remote_code: bool
+) -> LoadedModel:
+    """See AutoFamily.load."""
+    check_folder(folder)
+    config = _config(folder, trust_remote_code)
+    weights = _dtype(dtype, device, config)
+    auto = _auto_class(folder, config, head, trust_remote_code)
+    settings: dict[str, Any] = {"dtype": weights, "trust_remote_code": trust_remote_code}
+    if attention != "auto":
+        settings["attn_implementation"] = attention
+    try:
+        with quiet(), torch.random.fork_rng():
+            torch.manual_seed(VALUE_HEAD_SEED)
+            module = _on_meta(auto, config, settings) if device == "meta" else _read(auto, folder, config, settings)
+    except ImportError as error:
+        raise TkError(f"{folder}: {error}") from error
+    except ValueError as error:
+        if attention != "auto" and "attention" in str(error).lower():
+            raise UsageError(f"model.attention: {attention!r} does not work here: {error}") from error
+        raise TkError(f"{folder}: {error}") from error
+    if device not in ("meta", "cpu"):
+        module = module.to(device)
+    module.eval()
+    tokenizer = _tokenizer(folder, trust_remote_code)
+    return LoadedModel(module, tokenizer, str(folder), groups=groups_of(module), supports=supports_of(module, head))
+
+
+def _config(folder: Path, trust_remote_code: bool) -> Any:
+    try:
+        raw = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise TkError(f"{folder}/config.json cannot be read: {error}") from error
+    model_type = raw.get("model_type") if isinstance(raw, dict) else None
+    if not model_type:
+        raise TkError(f"{folder}/config.json names no model_type, so transformers cannot tell what the checkpoint is.")
+    if model_type not in CONFIG_MAPPING and not trust_remote_code:
+        if "auto_map" in raw:
+            raise TkError(
+                f"{folder} is a {model_type!r}, which needs Python code that comes with the checkpoint: "
+                "read it, then allow it with --model.trust-remote-code."
+            )
+        raise TkError(f"{folder} is a {model_type!r}, which the installed transformers does not know.")
+    try:
+        with quiet():
+            return AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
+    except (ValueError, TypeError, KeyError, OSError) as error:
+        raise TkError(f"{folder}/config.json is not a config of {model_type!r}: {error}") from error
+
+
+def _dtype(wish: str, device: str, config: Any) -> torch.dtype:
+    """fp32 on a CPU, the checkpoint's own elsewhere; a plan on the meta device is for the machine that it runs on."""
+    if wish != "auto":
+        return DTYPES[wish]
+    on_cpu = device == "cpu" or (device == "meta" and not torch.accelerator.is_available())
+    return torch.float32 if on_cpu or config.dtype is None else config.dtype
+
+
+def _auto_class(folder: Path, config: Any, head: str, trust_remote_code: bool) -> Any:
+    if head == "lm":
+        if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING or (trust_remote_code and hasattr(config, "auto_map")):
+            return AutoModelForCausalLM
+        raise TkError(f"{folder} is a {config.model_type!r}, which transformers does not have as a language model.")
+    config.num_labels = 1
+    if type(config) in MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING:
+        config.classifier_dropout = 0.0  # transformers' default is 0.1, also in models that drop out nothing else
+        return AutoModelForTokenClassification
+    if type(config) in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+        return AutoModelForSequenceClassification
+    raise TkError(f"{folder} is a {config.model_type!r}, for which transformers has no classifier: no value head.")
+
+
+def _on_meta(auto: Any, config: Any, settings: dict[str, Any]) -> nn.Module:
+    with torch.device("meta"):
+        module: nn.Module = auto.from_config(config, **settings)
+    return module
+
+
+def _read(auto: Any, folder: Path, config: Any, settings: dict[str, Any]) -> nn.Module:
+    if not any(folder.glob("*.safetensors")):
+        raise TkError(f"{folder} has no *.safetensors; weights in other formats are not read.")
+    try:
+        module, report = auto.from_pretrained(
+            folder, config=config, use_safetensors=True, local_files_only=True, output_loading_info=True, **settings
+        )
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise TkError(f"The weights in {folder} cannot be read: {error}") from error
+    missing = sorted(key for key in report["missing_keys"] if key.rpartition(".")[0] not in ("score", "classifier"))
+    if missing:
+        shown = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
+        raise TkError(f"{folder} lacks weights that a {config.model_type!r} has: {shown}.")
+    loaded: nn.Module = module
+    return loaded
+
+
+def _tokenizer(folder: Path, trust_remote_code: bool) -> Any:
+    try:
+        with quiet():
+            tokenizer = AutoTokenizer.from_pretrained(
+                folder, trust_remote_code=trust_remote_code, local_files_only=True
+            )
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise TkError(f"{folder} has no tokenizer that transformers opens: {error}") from error
+    if tokenizer.pad_token_id is None:
+        if tokenizer.eos_token_id is None:
+            raise TkError(f"{folder}: the tokenizer has neither a padding nor an end token.")
+        tokenizer.pad_token = tokenizer.eos_token  # an id that is there: embeddings keep their size
+    return tokenizer
+
+
+def groups_of(module: nn.Module) -> dict[str, tuple[str, ...]]:
+    """Module groups by the names of the module's parts; a model of text alone is one "language_model"."""
+    names = {name for name, _ in module.named_modules()}
+    found = {group: tuple(n for n in prefixes if n in names) for group, prefixes in GROUPS.items()}
+    found = {group: prefixes for group, prefixes in found.items() if prefixes}
+    return found if len(found) > 1 else {"language_model": ("",)}
+
+
+def supports_of(module: nn.Module, head: str) -> frozenset[str]:
+    """Capabilities that the model's own config and forward promise."""
+    parameters = inspect.signature(module.forward).parameters
+    config: Any = module.config
+    text = config.get_text_config()
+    layers = getattr(text, "layer_types", None)
+    attends = ATTENTION_LAYERS.issuperset(layers) if layers else not getattr(module, "_is_stateful", False)
+    found = {"sharding"}
+    if attends:
+        found.add("padding-left")
+        if "position_ids" in parameters and getattr(module, "_supports_sdpa", False):
+            found.add("packing")
+    if head == "lm" and "logits_to_keep" in parameters:
+        found.add("index-select")
+    if getattr(module, "supports_gradient_checkpointing", False):
+        found.add("gradient-checkpointing")
+    return frozenset(found)

@@ -1,0 +1,50 @@
+"""Writes a module as a plain transformers checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tk.contracts import LoadedModel
+from tk.errors import TkError
+from torch import Tensor, nn
+
+from tk_auto.files import staged
+from tk_auto.quiet import quiet
+
+
+def save(model: LoadedModel, folder: Path, weights: Mapping[str, Tensor] | None = None) -> None:
+    """Config, safetensors, generation config, tokenizer and chat template, all or nothing.
+
+    weights: full tensors by the module's names, instead of its own; what they leave out is the module's.
+    Raises TkError for names that the module does not have, or where the disk is full.
+    """
+    state = state_of(model.module, weights or {})
+    try:
+        with staged(folder) as work, quiet():
+            model.module.save_pretrained(work, state_dict=state)
+            model.tokenizer.save_pretrained(work)
+            if model.processor is not None:
+                model.processor.save_pretrained(work)
+    except OSError as error:
+        raise TkError(f"{folder}: the checkpoint cannot be written: {error}") from error
+
+
+def state_of(module: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The module's state with `weights` in place, each tied weight once, under the name that loading expects."""
+    ties: Mapping[str, str] = getattr(module, "all_tied_weights_keys", {})
+    own: dict[str, Any] = module.state_dict()
+    unknown = [name for name in weights if name not in own]
+    if unknown:
+        raise TkError(f"The model has no weights named {', '.join(sorted(unknown)[:3])}.")
+    state = {**own, **weights}
+    for copy, source in ties.items():
+        if copy in weights and source not in weights:
+            state[source] = weights[copy]
+        if source in state:
+            state.pop(copy, None)
+    unread = [name for name, tensor in state.items() if tensor.is_meta]
+    if unread:
+        raise TkError(f"The model's weights were not loaded: {unread[0]} and {len(unread) - 1} more are on meta.")
+    return state

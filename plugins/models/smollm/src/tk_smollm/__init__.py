@@ -1,0 +1,1 @@
+"""The SmolLM2 model family."""

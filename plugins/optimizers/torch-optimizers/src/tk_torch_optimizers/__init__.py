@@ -1,0 +1,1 @@
+"""The optimizers `adamw`, `sgd` and `adafactor`."""

@@ -1,0 +1,1 @@
+"""The reward format for tk: completions that match a regular expression."""

@@ -1,0 +1,1 @@
+"""The reward accuracy for tk: symbolic check of mathematical answers."""

@@ -1,0 +1,1 @@
+"""The strategy `ddp`: every process holds the whole model."""

@@ -1,0 +1,75 @@
+"""The strategy `ddp`: the module itself where the process is alone, DistributedDataParallel where it is not."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from tk.errors import TkError
+from tk_ddp.options import DdpOptions
+from tk_parallel.strategy import DTYPES, TorchStrategy
+
+
+class Autocast(nn.Module):
+    """Calls a module under autocast, so that every caller of the wrapped module computes in the run's precision."""
+
+    def __init__(self, module: nn.Module, device_type: str, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.module = module
+        self._device_type = device_type
+        self._dtype = dtype
+
+    def forward(self, *arguments: Any, **keywords: Any) -> Any:
+        with torch.autocast(self._device_type, self._dtype):
+            return self.module(*arguments, **keywords)
+
+
+class Ddp(TorchStrategy):
+    """Built as `Ddp(options)`."""
+
+    def __init__(self, options: DdpOptions) -> None:
+        super().__init__(options.timeout)
+        self._options = options
+
+    def wrap(self, module: nn.Module, precision: str) -> nn.Module:
+        self.scale_for(precision)
+        device = torch.device(self.world.device)
+        module = module.to(device)
+        if precision != "fp32":
+            module = Autocast(module, device.type, DTYPES[precision])
+        if self.world.size == 1:
+            return module
+        return DistributedDataParallel(
+            module,
+            device_ids=[device.index] if device.type == "cuda" else None,
+            broadcast_buffers=False,
+            find_unused_parameters=self._options.find_unused_parameters,
+            gradient_as_bucket_view=True,
+            bucket_cap_mb=self._options.bucket_mb,
+        )
+
+    def plain(self, module: nn.Module) -> nn.Module:
+        while isinstance(module, DistributedDataParallel | Autocast):
+            module = module.module
+        return module
+
+    def synchronise(self, module: nn.Module, last: bool) -> AbstractContextManager[None]:
+        return module.no_sync() if isinstance(module, DistributedDataParallel) and not last else nullcontext()
+
+    def step(self, module: nn.Module, optimizer: torch.optim.Optimizer, max_norm: float | None) -> float:
+        if self.world.size > 1 and not self._options.find_unused_parameters:
+            self._all_have_gradients(module)
+        return super().step(module, optimizer, max_norm)
+
+    def _all_have_gradients(self, module: nn.Module) -> None:
+        """DistributedDataParallel leaves gradients unexchanged, without a word, where one of them never came."""
+        unused = [n for n, p in self.plain(module).named_parameters() if p.requires_grad and p.grad is None]
+        if unused:
+            raise TkError(
+                f"{len(unused)} trained parameters got no gradient ({unused[0]}, …), so the processes would drift "
+                "apart: freeze them, or set strategy.find_unused_parameters."
+            )

@@ -1,0 +1,1 @@
+"""The strategy `fsdp`: parameters, gradients and optimizer state are sharded over the processes."""

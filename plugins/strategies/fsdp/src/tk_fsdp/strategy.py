@@ -1,0 +1,67 @@
+"""The strategy `fsdp`: torch's fully_shard on each transformer block and on the rest of the model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+
+from tk.errors import UsageError
+from tk_fsdp.options import FsdpOptions
+from tk_parallel.strategy import DTYPES, TorchStrategy
+
+
+class Fsdp(TorchStrategy):
+    """Built as `Fsdp(options)`. A process alone is a group of one, so that it runs the same code."""
+
+    def __init__(self, options: FsdpOptions) -> None:
+        super().__init__(options.timeout, always_grouped=True)
+        self._options = options
+
+    def wrap(self, module: nn.Module, precision: str) -> nn.Module:
+        self.scale_for(precision)
+        device = torch.device(self.world.device)
+        mesh = init_device_mesh(device.type, (self.world.size,))
+        dtype = None if precision == "fp32" else DTYPES[precision]
+        reduce = None if precision == "fp32" else torch.float32
+        module = module.to(device)
+        reshard = self._options.reshard_after_forward
+        for block in blocks(module, self._options.blocks):
+            policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=reduce)
+            fully_shard(block, mesh=mesh, reshard_after_forward=reshard, mp_policy=policy)
+        # the root is called with token weights and the like, which must keep their precision
+        policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=reduce, cast_forward_inputs=False)
+        return fully_shard(module, mesh=mesh, reshard_after_forward=False, mp_policy=policy)
+
+    def synchronise(self, module: nn.Module, last: bool) -> AbstractContextManager[None]:
+        assert isinstance(module, FSDPModule)
+        module.set_requires_gradient_sync(last)
+        return nullcontext()
+
+
+def blocks(module: nn.Module, classes: Sequence[str] | None = None) -> list[nn.Module]:
+    """The modules that are sharded one by one: of the named classes, else of those that transformers does not split,
+    else the members of the outermost lists of modules. Raises UsageError where a named class has no module."""
+    wanted = set(classes or ())
+    for part in () if classes else module.modules():
+        wanted.update(getattr(part, "_no_split_modules", None) or ())
+    found = [part for part in module.modules() if type(part).__name__ in wanted and _has_parameters(part)]
+    if classes and not found:
+        raise UsageError(f"strategy.blocks: the model has no module of class {' or '.join(classes)}.")
+    return found or list(_listed(module))
+
+
+def _listed(module: nn.Module) -> Iterator[nn.Module]:
+    for child in module.children():
+        if isinstance(child, nn.ModuleList) and len(child) > 1:
+            yield from filter(_has_parameters, child)
+        else:
+            yield from _listed(child)
+
+
+def _has_parameters(module: nn.Module) -> bool:
+    return next(module.parameters(), None) is not None

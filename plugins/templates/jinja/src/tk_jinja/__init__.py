@@ -1,0 +1,1 @@
+"""The checkpoint's own chat template as a tk template."""

@@ -1,0 +1,1 @@
+"""The tracker tensorboard for tk: a run's figures as event files."""

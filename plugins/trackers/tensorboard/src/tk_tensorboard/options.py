@@ -1,0 +1,17 @@
+"""Options of the tracker `tensorboard`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from tk.config.options import doc
+
+
+@dataclass(frozen=True)
+class TensorBoardOptions:
+    """Where event files go, and how often."""
+
+    dir: Annotated[str, doc("Folder of the event files, relative to the run's.", min_length=1)] = "tensorboard"
+    every: Annotated[int, doc("Training steps between points; evaluations are all written.", ge=1)] = 1
+    flush_seconds: Annotated[int, doc("Seconds after which points are on disk at the latest.", ge=1)] = 30

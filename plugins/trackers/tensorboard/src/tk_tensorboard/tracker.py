@@ -1,0 +1,89 @@
+"""The tracker `tensorboard`: scalars by the `tensorboard` package alone, so that it starts in milliseconds."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.plugins.hparams.summary_v2 import hparams_pb
+from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+from tk.contracts import TrainPlan, TrainResult
+from tk_tensorboard.options import TensorBoardOptions
+
+Plain = bool | int | float | str
+
+
+class TensorBoard:
+    """Writes `train/*` and `eval/*` scalars, the config as text and as hyperparameters, and the plan as text."""
+
+    def __init__(self, options: TensorBoardOptions, folder: Path) -> None:
+        self.options = options
+        self.folder = folder / options.dir
+        self._writer: EventFileWriter | None = None
+
+    def start(self, plan: TrainPlan, config: Mapping[str, Any]) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._writer = EventFileWriter(str(self.folder), flush_secs=self.options.flush_seconds)
+        self._add(Summary(value=[_text("config", f"```\n{json.dumps(config, indent=2, default=str)}\n```")]), 0)
+        counts = {
+            name: getattr(plan, name) for name in ("rows", "examples", "tokens", "steps", "trainable", "parameters")
+        }
+        table = "\n".join(["| | |", "|---|---|", *(f"| {name} | {value:,} |" for name, value in counts.items())])
+        self._add(Summary(value=[_text("plan", table)]), 0)
+        self._add(hparams_pb(dict(_flat(config))), 0)
+
+    def log(self, kind: Literal["train", "eval"], step: int, figures: Mapping[str, float]) -> None:
+        if kind == "train" and step % self.options.every:
+            return
+        values = [Summary.Value(tag=f"{kind}/{name}", simple_value=float(value)) for name, value in figures.items()]
+        self._add(Summary(value=values), step)
+
+    def finish(self, result: TrainResult | None) -> None:
+        """Write what is left and close; after a failed run too, so that its last points are there."""
+        if self._writer is None:
+            return
+        if result is not None:
+            values = [
+                Summary.Value(tag=f"result/{name}", simple_value=float(value))
+                for name, value in result.evals.items()
+                if math.isfinite(value)
+            ]
+            self._add(Summary(value=values), result.steps)
+        self._writer.close()
+        self._writer = None
+
+    def _add(self, summary: Summary, step: int) -> None:
+        if self._writer is None:
+            raise RuntimeError("the tracker is used before start() or after finish()")
+        self._writer.add_event(Event(wall_time=time.time(), step=step, summary=summary))
+
+
+def _text(tag: str, text: str) -> Any:
+    """A text summary in the form that TensorBoard's text plugin reads."""
+    value = Summary.Value(tag=f"{tag}/text_summary")
+    value.metadata.plugin_data.plugin_name = "text"
+    value.tensor.dtype = 7  # DT_STRING
+    value.tensor.tensor_shape.dim.add(size=1)
+    value.tensor.string_val.append(text.encode())
+    return value
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Plain]:
+    """The config as dotted path -> value; lists as text, what is not set left out."""
+    flat: dict[str, Plain] = {}
+    for name, value in config.items():
+        path = f"{prefix}{name}"
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{path}.")
+        elif isinstance(value, bool | int | float | str):
+            flat[path] = value
+        elif value is not None:
+            flat[path] = json.dumps(value, default=str)
+    return flat

@@ -1,0 +1,1 @@
+"""The trainer `torch`: one straight training loop."""

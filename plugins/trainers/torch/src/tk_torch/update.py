@@ -1,0 +1,238 @@
+"""One optimizer step: the window's forwards and backwards, so that the gradient is that of the whole objective.
+
+Objective = Σ coef · (sum over window and ranks) / (weight over window and ranks). The weights are summed over the
+ranks before the first backward, so that each micro-batch's backward already carries its final factor.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from tk.contracts import Batch, Method, Pass, Rows, Step, Strategy, World
+from tk.errors import TkError
+from tk_parallel.processes import exchange
+from tk_tensor import reduce_for
+from tk_torch.seeds import set_torch_state, torch_state
+
+Outputs = Mapping[str, Rows]
+
+
+@dataclass
+class Totals:
+    """What a window holds over all ranks, before any forward."""
+
+    weights: dict[str, float] = field(default_factory=dict)
+    tokens: int = 0
+
+
+@dataclass
+class Sums:
+    """Local sums of a step's terms and metrics, kept as tensors so that nothing waits for the device."""
+
+    terms: dict[str, Tensor] = field(default_factory=dict)
+    coefs: dict[str, float] = field(default_factory=dict)
+    metrics: dict[str, Tensor] = field(default_factory=dict)
+    weights: dict[str, float] = field(default_factory=dict)
+
+    def add(self, step: Step) -> None:
+        for name, term in step.terms.items():
+            value = term.sum.detach()
+            self.terms[name] = self.terms[name] + value if name in self.terms else value
+            self.coefs[name] = term.coef
+        for name, (value, weight) in step.metrics.items():
+            value = torch.as_tensor(value).detach()
+            self.metrics[name] = self.metrics[name] + value if name in self.metrics else value
+            self.weights[name] = self.weights.get(name, 0.0) + float(weight)
+
+    def plain(self) -> dict[str, dict[str, float]]:
+        """The same as numbers; waits for the device once."""
+        values = [*self.terms.values(), *self.metrics.values()]
+        numbers = torch.stack([v.double().reshape(()) for v in values]).tolist() if values else []
+        terms = dict(zip(self.terms, numbers, strict=False))
+        metrics = dict(zip(self.metrics, numbers[len(terms) :], strict=True))
+        return {"terms": terms, "coefs": self.coefs, "metrics": metrics, "weights": self.weights}
+
+
+class Updater:
+    """Runs windows through the wrapped module and steps the optimizer."""
+
+    def __init__(
+        self,
+        method: Method,
+        module: nn.Module,
+        strategy: Strategy,
+        optimizer: torch.optim.Optimizer,
+        world: World,
+        max_norm: float | None,
+    ) -> None:
+        self._method = method
+        self._module = module
+        self._strategy = strategy
+        self._optimizer = optimizer
+        self._world = world
+        self._max_norm = max_norm
+
+    def totals(self, window: Sequence[Batch]) -> Totals:
+        """Weights and tokens of the window over all ranks. Raises TkError where ranks have unequal windows."""
+        real = [batch for batch in window if not batch.filler]
+        own = {
+            "batches": len(window),
+            "weights": _added(batch.weights for batch in real),
+            "tokens": sum(batch.tokens for batch in real),
+        }
+        told = exchange(self._strategy.gather, own)
+        counts = [part["batches"] for part in told]
+        if min(counts) != max(counts) or not counts[0]:
+            raise TkError(f"The ranks have {counts} micro-batches in one window; a source must give each as many.")
+        return Totals(_added(part["weights"] for part in told), sum(part["tokens"] for part in told))
+
+    def __call__(self, window: Sequence[Batch], totals: Totals) -> tuple[Sums, float]:
+        """Update the weights by a window. Returns this rank's sums, and the gradient norm (nan: step skipped)."""
+        on_device = [to_device(batch, self._world.device) for batch in window]
+        if self._method.scope == "row":
+            sums = self._by_row(on_device, totals)
+        else:
+            sums = self._by_window(on_device, totals)
+        return sums, self._strategy.step(self._module, self._optimizer, self._max_norm)
+
+    def _by_row(self, window: Sequence[Batch], totals: Totals) -> Sums:
+        """Each micro-batch adds its own part of the objective."""
+        sums = Sums()
+        for number, batch in enumerate(window, 1):
+            with self._strategy.synchronise(self._module, number == len(window)):
+                outputs = self._module(batch.inputs, batch.fields, self._method.passes(batch))
+                step = self._method.loss(outputs, batch, reduce_for(batch))
+                part = objective(step, totals.weights)
+                self._strategy.backward(part * 0 if batch.filler else part)
+            if not batch.filler:
+                sums.add(step)
+        return sums
+
+    def _by_window(self, window: Sequence[Batch], totals: Totals) -> Sums:
+        """Cached gradients (arXiv:2101.06983): the statistics of the whole window without a graph, the loss on them,
+        then each micro-batch again, with the same dropout, against the gradient of its own statistics."""
+        device = self._world.device
+        states, outputs = [], []
+        with torch.no_grad():
+            for batch in window:
+                states.append(torch_state(device))
+                outputs.append(self._module(batch.inputs, batch.fields, self._method.passes(batch)))
+        leaves, own = self._joined_outputs(window, outputs)
+        joined = self._joined_batch(window, totals)
+        step = self._method.loss(leaves, joined, reduce_for(joined))
+        objective(step, totals.weights).backward()
+        for number, batch in enumerate(window, 1):
+            set_torch_state(states[number - 1], device)
+            passes = [p for p in self._method.passes(batch) if p.grad]
+            with self._strategy.synchronise(self._module, number == len(window)):
+                again = self._module(batch.inputs, batch.fields, passes)
+                self._strategy.backward(_surrogate(again, leaves, own[number - 1]))
+        sums = Sums()
+        if self._world.rank == 0:
+            sums.add(step)
+        return sums
+
+    def _joined_outputs(
+        self, window: Sequence[Batch], outputs: Sequence[Outputs]
+    ) -> tuple[dict[str, dict[str, Tensor]], list[dict[tuple[str, str], slice]]]:
+        """Statistics of all ranks joined, as leaves of a graph; and where each own micro-batch's rows stand in them."""
+        passes: dict[str, Pass] = {p.key: p for p in self._method.passes(window[0])}
+        leaves: dict[str, dict[str, Tensor]] = {key: {} for key in passes}
+        own: list[dict[tuple[str, str], slice]] = [{} for _ in window]
+        for key, asked in passes.items():
+            for name in sorted(outputs[0][key]):
+                parts = [o[key][name][:0] if b.filler else o[key][name] for b, o in zip(window, outputs, strict=True)]
+                every = self._strategy.gather(torch.cat(parts))
+                leaves[key][name] = torch.cat(every).requires_grad_(asked.grad)
+                at = sum(len(part) for part in every[: self._world.rank])
+                for spans, part in zip(own, parts, strict=True):
+                    spans[key, name] = slice(at, at := at + len(part))
+        return leaves, own
+
+    def _joined_batch(self, window: Sequence[Batch], totals: Totals) -> Batch:
+        """The window's batches of all ranks as one: tensor fields joined, samples (`rows`) counted through."""
+        counts = [0 if batch.filler else batch.rows for batch in window]
+        told = exchange(self._strategy.gather, {"rows": sum(counts), "fields": sorted(_joinable(window[0]))})
+        if any(part["fields"] != told[0]["fields"] for part in told):
+            raise TkError(f"The ranks' batches have different fields: {[part['fields'] for part in told]}.")
+        before = sum(part["rows"] for part in told[: self._world.rank])
+        starts = itertools.accumulate(counts, initial=before)
+        shifted = [{**b.fields, "rows": b.fields["rows"] + s} if "rows" in b.fields else b.fields for b, s in zip(window, starts, strict=False)]
+        fields = {
+            name: torch.cat(
+                self._strategy.gather(
+                    torch.cat([f[name][:0] if b.filler else f[name] for b, f in zip(window, shifted, strict=True)])
+                )
+            )
+            for name in told[0]["fields"]
+        }
+        return Batch({}, fields, totals.weights, sum(part["rows"] for part in told), totals.tokens)
+
+
+def objective(step: Step, totals: Mapping[str, float]) -> Tensor:
+    """Σ coef · sum / total weight; a term without weight counts for nothing but stays in the graph."""
+    parts = []
+    for name, term in step.terms.items():
+        if name not in totals:
+            raise TkError(f"The method's loss has a term {name!r}, for which its batches declare no weight.")
+        parts.append(term.sum * (term.coef / totals[name] if totals[name] else 0.0))
+    if not parts:
+        raise TkError("The method's loss has no term.")
+    return torch.stack([part.reshape(()) for part in parts]).sum() if len(parts) > 1 else parts[0].reshape(())
+
+
+def figures(told: Sequence[Mapping[str, Mapping[str, float]]], totals: Mapping[str, float]) -> dict[str, float]:
+    """Loss, each term where there are several, and the method's metrics, from the sums of all ranks."""
+    terms = _added(part["terms"] for part in told)
+    coefs = {name: coef for part in told for name, coef in part["coefs"].items()}
+    means = {name: value / totals[name] if totals.get(name) else 0.0 for name, value in terms.items()}
+    found = {"loss": math.fsum(coefs[name] * mean for name, mean in means.items())}
+    if len(means) > 1:
+        found |= means
+    sums, weights = _added(part["metrics"] for part in told), _added(part["weights"] for part in told)
+    return found | {name: value / weights[name] for name, value in sums.items() if weights[name]}
+
+
+def to_device(batch: Batch, device: str) -> Batch:
+    """The batch with its tensors on the device; itself on a CPU."""
+    if device == "cpu":
+        return batch
+
+    def moved(values: Mapping[str, object]) -> dict[str, object]:
+        return {k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in values.items()}
+
+    return Batch(moved(batch.inputs), moved(batch.fields), batch.weights, batch.rows, batch.tokens, batch.filler)
+
+
+def _surrogate(
+    outputs: Outputs, leaves: Mapping[str, Mapping[str, Tensor]], spans: Mapping[tuple[str, str], slice]
+) -> Tensor:
+    """A scalar whose gradient is that of the objective through this micro-batch's statistics."""
+    parts = []
+    for key, stats in outputs.items():
+        for name, value in stats.items():
+            gradient, span = leaves[key][name].grad, spans[key, name]
+            if gradient is None or span.start == span.stop:
+                parts.append(value.sum() * 0)  # a filler, or a statistic that the loss does not read
+            else:
+                parts.append((value * gradient[span]).sum())
+    return torch.stack(parts).sum()
+
+
+def _joinable(batch: Batch) -> list[str]:
+    return [name for name, value in batch.fields.items() if isinstance(value, Tensor) and value.dim()]
+
+
+def _added(parts: object) -> dict[str, float]:
+    """Sum of mappings of numbers, by name."""
+    found: dict[str, list[float]] = {}
+    for part in parts:  # type: ignore[attr-defined]
+        for name, value in part.items():
+            found.setdefault(name, []).append(float(value))
+    return {name: math.fsum(values) for name, values in found.items()}
