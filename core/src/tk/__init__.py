@@ -33,6 +33,7 @@ _HOMES = {
         "EngineSpec",
         "EvaluatorSpec",
         "ExporterSpec",
+        "FormatSpec",
         "HubSpec",
         "KindSpec",
         "LauncherSpec",

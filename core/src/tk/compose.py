@@ -27,10 +27,12 @@ class Plan:
 
     def one(self, section: str) -> Chosen:
         """The component of a section that holds one (tuner, method, template, optim …)."""
-        try:
+        if section in self.config.chosen:
             return self.config.chosen[section]
-        except KeyError:
-            raise UsageError(f"{section}: no component is chosen: --{section} NAME.") from None
+        for kind in self.registry.kinds.values():
+            if kind.section == section and kind.default:
+                return Chosen(self.registry.get(kind.name, kind.default))
+        raise UsageError(f"{section}: no component is chosen: --{section} NAME.")
 
     def many(self, section: str) -> Mapping[str, Chosen]:
         """The components of a section that holds several (losses, rewards, callbacks, trackers, engines)."""

@@ -61,6 +61,18 @@ class Dataset(Protocol):
         ...
 
 
+@runtime_checkable
+class Format(Protocol):
+    """A shape of rows. Built as `target([options])`."""
+
+    def __call__(self, row: Mapping[str, Any]) -> Sample:
+        """The row's meaning; columns that the format does not read become `extras`. The caller adds `origin`.
+
+        Raises ValueError with the reason where the row has not this shape.
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class Encoding:
     """A sample as tokens: `ids`, and for each the weight of predicting it (0: not trained). Media by model input name."""

@@ -79,6 +79,11 @@ def tk_datasets() -> Iterable[specs.DatasetSpec]:  # type: ignore[empty-body]
 
 
 @hookspec
+def tk_formats() -> Iterable[specs.FormatSpec]:  # type: ignore[empty-body]
+    """Formats: the shapes of rows, and what they mean."""
+
+
+@hookspec
 def tk_optimizers() -> Iterable[specs.OptimizerSpec]:  # type: ignore[empty-body]
     """Optimizers: parameter groups to a torch optimizer."""
 

@@ -90,9 +90,9 @@ def answers(plan: Plan, run: Path | None) -> Iterator[Answer]:
         raise UsageError("data: no rows to answer: --input FILE.")
     rewards = {name: chosen.build() for name, chosen in plan.many("rewards").items()}
     loaded: Runtime | None = None
-    for source in sources.values():
+    for name, source in sources.items():
         batch: list[Sample] = []
-        for sample in read_samples(plan.registry, source):
+        for sample in read_samples(plan.registry, name, source):
             batch.append(sample)
             if len(batch) == BATCH:
                 loaded = loaded or runtime(plan, run)

@@ -207,9 +207,7 @@ def component(kind: str, name: str = "", *, summary: str = "", **spec: Any) -> C
         own = name or getattr(target, "__name__", "").replace("_", "-").lower()
         text = summary or (inspect.getdoc(target) or "").split("\n")[0]
         factory = target if isinstance(target, type) else (lambda *_, **__: target)
-        found = next((k for k in KINDS if k.name == kind), None)
-        made = (found.spec if found else Spec)(name=own, target=factory, summary=text, **spec)
-        setattr(target, _MARK, (kind, made))
+        setattr(target, _MARK, (kind, {"name": own, "target": factory, "summary": text, **spec}))
         return target
 
     return mark
@@ -306,14 +304,13 @@ class _Loader:
     def _collect(self, key: str) -> None:
         plugin = self.plugins[key]
         module = self.modules[key]
-        collected = list(_marked(module)) + [
-            (kind, spec) for kind in self.kinds.values() for spec in self._ask(key, kind.hook)
-        ]
+        collected = [(kind, spec) for kind in self.kinds.values() for spec in self._ask(key, kind.hook)]
+        for name, words in _marked(module):
+            if name not in self.kinds:
+                raise ValueError(f"no kind is named {name!r}.{nearest(name, self.kinds)}")
+            collected.append((self.kinds[name], self.kinds[name].spec(**words)))
         made: list[Component] = []
-        for kind_or_name, spec in collected:
-            kind = kind_or_name if isinstance(kind_or_name, KindSpec) else self.kinds.get(kind_or_name)
-            if kind is None:
-                raise ValueError(f"no kind is named {kind_or_name!r}.{nearest(str(kind_or_name), self.kinds)}")
+        for kind, spec in collected:
             _check_spec(kind, spec)
             made.append(Component(kind, spec, plugin.distribution, plugin.version))
         into = self.disabled if plugin.status == "disabled" else self.components
@@ -372,7 +369,7 @@ def _open_hook(kind: KindSpec) -> Callable[[], Iterable[Spec]]:
     return hookspecs.hookspec(hook)
 
 
-def _marked(module: Any) -> Iterator[tuple[str, Spec]]:
+def _marked(module: Any) -> Iterator[tuple[str, dict[str, Any]]]:
     for value in list(vars(module).values()) if isinstance(module, ModuleType) else ():
         mark = getattr(value, _MARK, None)
         if isinstance(mark, tuple) and getattr(value, "__module__", None) == module.__name__:

@@ -6,7 +6,7 @@ imported when the component is used (`target`) or its options are shown (`config
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -41,6 +41,9 @@ class Spec:
     extra: str = ""
 
 
+# Subclasses without fields of their own inherit the dataclass as it is: making one costs a millisecond at every start.
+
+
 @dataclass(frozen=True)
 class Matches:
     """How a model family recognises a checkpoint, from what can be read without loading it.
@@ -65,12 +68,10 @@ class ModelSpec(Spec):
     checkpoints: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, kw_only=True)
 class TemplateSpec(Spec):
     """A chat format: messages -> token ids with a loss weight each."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class TunerSpec(Spec):
     """What is trained of a model: everything, some groups, an adapter."""
 
@@ -82,27 +83,22 @@ class LossSpec(Spec):
     methods: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
 class RewardSpec(Spec):
     """A score of completions."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class EngineSpec(Spec):
     """Something that generates."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class MethodSpec(Spec):
     """A training method: the flow of data from samples to terms of an objective."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class TrainerSpec(Spec):
     """The training loop."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class StrategySpec(Spec):
     """How a model is spread over processes."""
 
@@ -114,54 +110,59 @@ class DatasetSpec(Spec):
     suffixes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
 class OptimizerSpec(Spec):
     """An optimizer."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class SchedulerSpec(Spec):
     """A learning-rate schedule."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class CallbackSpec(Spec):
     """Something that watches a run and may ask for a save or a stop, or change learning rates."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class MetricSpec(Spec):
     """An evaluation metric over the records of a whole set."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class TrackerSpec(Spec):
     """A place that a run's figures are sent to."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class HubSpec(Spec):
     """A place that checkpoints and data sets come from."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class ExporterSpec(Spec):
     """A form that a trained model is written in."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class EvaluatorSpec(Spec):
     """A benchmark harness."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class LauncherSpec(Spec):
     """How the processes of a run are started."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class CommandSpec(Spec):
     """A command of `tk`: help shows it without importing it; `target` is a Typer app or a function."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FormatSpec(Spec):
+    """A shape of rows. `columns`: sets of columns by which it is recognised; one whole set in a row suffices.
+
+    Of several formats that recognise a row, the one with the larger set is meant.
+    """
+
+    columns: tuple[tuple[str, ...], ...] = ()
+
+    def recognises(self, columns: Iterable[str]) -> int:
+        """The size of the largest set that is among these columns; 0 where none is."""
+        there = set(columns)
+        return max((len(alternative) for alternative in self.columns if set(alternative) <= there), default=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -276,6 +277,13 @@ KINDS: tuple[KindSpec, ...] = (
         spec=DatasetSpec,
         contract="tk.contracts:Dataset",
         summary="Named data sets and readers of files.",
+    ),
+    KindSpec(
+        name="formats",
+        singular="format",
+        spec=FormatSpec,
+        contract="tk.contracts:Format",
+        summary="Shapes of data rows.",
     ),
     KindSpec(
         name="optimizers",

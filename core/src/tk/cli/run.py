@@ -94,7 +94,23 @@ def _pairs(args: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 
 _OWN = frozenset(
-    ["--config", "--run", "--plugin", "--resume", "--dry-run", "--json", "--print-config", "--debug", "--help", "--input", "--prompt", "--to", "--install-completion", "--show-completion", "--system"]
+    [
+        "--config",
+        "--run",
+        "--plugin",
+        "--resume",
+        "--dry-run",
+        "--json",
+        "--print-config",
+        "--debug",
+        "--help",
+        "--input",
+        "--prompt",
+        "--to",
+        "--install-completion",
+        "--show-completion",
+        "--system",
+    ]
 )
 
 

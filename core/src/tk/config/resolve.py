@@ -116,10 +116,12 @@ class Resolver:
         return family_of(self.registry, str(name)) if name else None
 
     def one(self, kind: KindSpec) -> Component | None:
-        """The component of a section that holds one."""
-        node = self._section(kind.section)
-        name = node.get("name", kind.default)
-        return self._component(kind, (kind.section, "name"), str(name)) if name else None
+        """The component of a section that holds one: as named, else the kind's default where it is installed."""
+        name = self._section(kind.section).get("name")
+        if name is None:
+            installed = kind.default in self.registry.names(kind.name)
+            return self.registry.get(kind.name, kind.default) if installed else None
+        return self._component(kind, (kind.section, "name"), str(name))
 
     def several(self, kind: KindSpec) -> dict[str, Component]:
         """The components of a section that holds several, by the key they stand under."""

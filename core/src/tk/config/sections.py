@@ -32,6 +32,9 @@ class SourceSection:
 
     path: Annotated[str, doc("A file, or the name of a data set (`tk datasets list`).")] = ""
     format: Annotated[str, doc("Shape of the rows (`tk formats list`); recognised unless given.")] = "auto"
+    options: Annotated[dict[str, Any], doc("Options of the data set or reader (`tk datasets show NAME`).")] = field(
+        default_factory=dict
+    )
     columns: Annotated[dict[str, str], doc("Rename columns first: {theirs: ours}.")] = field(default_factory=dict)
     first: Annotated[int | None, doc("Use only this many rows, from the start.", ge=1)] = None
 

@@ -14,7 +14,7 @@ def members(contract: type) -> dict[str, Callable[..., Any] | None]:
     for base in reversed(contract.__mro__):
         if not getattr(base, "_is_protocol", False) or base is Protocol or get_origin(base) is Protocol:
             continue
-        found |= {name: None for name in inspect.get_annotations(base)}
+        found |= dict.fromkeys(inspect.get_annotations(base))
         public = {n: v for n, v in vars(base).items() if inspect.isfunction(v) and not n.startswith("_")}
         special = {n: v for n, v in vars(base).items() if n in ("__call__", "__len__", "__getitem__", "__iter__")}
         found |= public | special

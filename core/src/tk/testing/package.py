@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import json
 import subprocess
 import sys
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.metadata import EntryPoint, PackageNotFoundError, distribution, entry_points
 from pathlib import Path
-from typing import Any
+from typing import get_args
 
 import msgspec
 
-from tk.config.options import options_of
+from tk.config.options import Option, options_of
 from tk.plugins import GROUP, Component, Plugin, Registry, Selection, load
 from tk.testing.contracts import missing
 from tk.testing.need import need
@@ -124,28 +124,44 @@ print(json.dumps(seen))
 def check_options(component: Component) -> None:
     """The options are a frozen dataclass, each is documented and has a sensible name, and every default is valid."""
     config = component.config()
-    if config is None:
+    for cls in _classes(config) if config is not None else ():
+        label = f"{component.label}: {cls.__name__}"
+        frozen = getattr(cls, "__dataclass_params__", None)
+        need(frozen is not None, f"{label} is no dataclass")
+        need(frozen is not None and frozen.frozen, f"{label} is not frozen: @dataclass(frozen=True)")
+        for option in options_of(cls):
+            need(
+                option.text.strip(), f"{label}: option {option.name!r} has no text: Annotated[…, doc('One sentence.')]"
+            )
+            need(not option.name.startswith("_"), f"{label}: option {option.name!r} starts with an underscore")
+            _check_default(label, option)
+
+
+def _classes(config: type) -> Iterator[type]:
+    """The options class and the dataclasses that its options hold."""
+    yield config
+    if dataclasses.is_dataclass(config):
+        for option in options_of(config):
+            for cls in _nested(option):
+                yield from _classes(cls)
+
+
+def _nested(option: Option) -> Iterator[type]:
+    """Dataclasses that the option holds: itself, or as what a list or mapping is of."""
+    for kind in (option.type, *get_args(option.type)):
+        if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+            yield kind
+
+
+def _check_default(label: str, option: Option) -> None:
+    if option.required or any(_nested(option)):
         return
-    label = component.label
-    need(dataclasses.is_dataclass(config), f"{label}: {config.__name__} is no dataclass")
-    frozen = getattr(config, "__dataclass_params__", None)
-    need(frozen is not None and frozen.frozen, f"{label}: {config.__name__} is not frozen: @dataclass(frozen=True)")
-    for option in options_of(config):
-        need(option.text.strip(), f"{label}: option {option.name!r} has no text: Annotated[…, doc('One sentence.')]")
-        need(not option.name.startswith("_"), f"{label}: option {option.name!r} starts with an underscore")
-    _check_defaults(label, config)
-
-
-def _check_defaults(label: str, config: type) -> None:
-    defaults = {option.name: option.default for option in options_of(config) if not option.required}
-    plain = msgspec.to_builtins(defaults)
-    for name, value in plain.items():
-        kind = config.__dataclass_fields__[name]  # type: ignore[attr-defined]
-        hint = inspect.get_annotations(config, eval_str=True).get(name, kind.type)
-        try:
-            msgspec.convert(value, hint, strict=False)
-        except msgspec.ValidationError as error:
-            raise AssertionError(f"{label}: the default {value!r} of option {name!r} is not valid: {error}") from error
+    try:
+        msgspec.convert(msgspec.to_builtins(option.default), option.annotated, strict=False)
+    except msgspec.ValidationError as error:
+        raise AssertionError(
+            f"{label}: the default {option.default!r} of {option.name!r} is not valid: {error}"
+        ) from error
 
 
 def check_component(component: Component) -> None:
@@ -167,13 +183,5 @@ def _contract(component: Component) -> type | None:
     if not component.kind.contract:
         return None
     module, _, name = component.kind.contract.partition(":")
-    found: type = getattr(__import__(module, fromlist=[name]), name)
+    found: type = getattr(import_module(module), name)
     return found
-
-
-def describe(components: Sequence[Component]) -> Mapping[str, Any]:
-    """Component labels by kind, for a test report's header."""
-    kinds: dict[str, list[str]] = {}
-    for component in components:
-        kinds.setdefault(component.kind.name, []).append(component.name)
-    return kinds

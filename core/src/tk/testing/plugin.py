@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
@@ -66,12 +67,12 @@ class PackageTests(pytest.Collector):
         sys.path[:0] = [path for path in package.paths if path not in sys.path]
         registry = package.registry()
         for plugin in registry.plugins:
-            yield self.test(f"{plugin.name} loads", lambda plugin=plugin: check_loads(plugin))
-        yield self.test("listing is light", lambda: check_listing_is_light(package))
+            yield self.test(f"{plugin.name} loads", partial(check_loads, plugin))
+        yield self.test("listing is light", partial(check_listing_is_light, package))
         for component in package.components():
             label = f"{component.kind.singular} {component.name}"
-            yield self.test(f"{label} fits its contract", lambda c=component: check_component(c))
-            yield self.test(f"{label} documents its options", lambda c=component: check_options(c))
+            yield self.test(f"{label} fits its contract", partial(check_component, component))
+            yield self.test(f"{label} documents its options", partial(check_options, component))
 
     def test(self, name: str, check: Callable[[], None]) -> pytest.Item:
         item: Any = PackageTest.from_parent(self, name=name)

@@ -31,7 +31,7 @@ def reward_batches(columns: Mapping[str, Any] | None = None) -> list[Scored]:
     """
     texts = [Message("assistant", text) for text in _COMPLETIONS]
     parts = Message("assistant", (Part("text", "in "), Part("text", "parts")), reasoning="because")
-    groups = ([], texts[2:3], [*texts, parts])
+    groups: tuple[list[Message], ...] = ([], texts[2:3], [*texts, parts])
     return [
         Scored(
             prompts=[(Message("user", "What is 2 + 2?"),)] * len(group),

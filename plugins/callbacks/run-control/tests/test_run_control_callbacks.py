@@ -7,13 +7,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from tk.contracts import Checkpoint
+from tk.errors import UsageError
 from tk_run_control.best import BestCheckpoints
 from tk_run_control.options import BestCheckpointsOptions, EarlyStoppingOptions, PlateauOptions
 from tk_run_control.plateau import ReduceLrOnPlateau
 from tk_run_control.stopping import EarlyStopping
-
-from tk.contracts import Checkpoint
-from tk.errors import UsageError
 
 VALUES = st.lists(st.floats(0.0, 4.0, allow_nan=False).map(lambda x: round(x, 1)), min_size=1, max_size=30)
 

@@ -7,12 +7,12 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tk_format.options import FormatOptions
-from tk_format.reward import Format
 
 from tk.contracts import Scored
 from tk.errors import UsageError
 from tk.sample import Message
+from tk_format.options import FormatOptions
+from tk_format.reward import Format
 
 
 def score(completions, **options):

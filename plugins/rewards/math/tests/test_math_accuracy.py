@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tk_math.accuracy import Accuracy, answer_part
-from tk_math.options import AccuracyOptions
 
 from tk.contracts import Scored
 from tk.errors import UsageError
 from tk.sample import Message
+from tk_math.accuracy import Accuracy, answer_part
+from tk_math.options import AccuracyOptions
 
 
 @pytest.fixture(scope="module")

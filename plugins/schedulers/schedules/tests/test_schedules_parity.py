@@ -37,9 +37,7 @@ def test_schedules_equal_those_of_transformers(total: int, warmup: int) -> None:
         ),
         "polynomial": (
             s.polynomial(o.PolynomialOptions(warmup, min_ratio=0.2, power=3)),
-            lambda opt: reference.get_polynomial_decay_schedule_with_warmup(
-                opt, warmup, total, lr_end=0.2, power=3
-            ),
+            lambda opt: reference.get_polynomial_decay_schedule_with_warmup(opt, warmup, total, lr_end=0.2, power=3),
         ),
         "warmup-stable-decay": (
             s.WarmupStableDecay(o.WarmupStableDecayOptions(warmup, decay_ratio=0.1, decay="1-sqrt")),

@@ -5,10 +5,10 @@ import sys
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tk_tensorboard.options import TensorBoardOptions
-from tk_tensorboard.tracker import TensorBoard
 
 from tk.contracts import TrainPlan, TrainResult
+from tk_tensorboard.options import TensorBoardOptions
+from tk_tensorboard.tracker import TensorBoard
 
 CONFIG = {"model": {"name": "m", "revision": None}, "optim": {"lr": 2e-4, "betas": [0.9, 0.95]}, "train": {"seed": 7}}
 

@@ -19,7 +19,7 @@ _NUMBERS: Mapping[str, type] = {"bool": bool, "int": int, "float": float}
 
 
 def full(tensor: Tensor) -> Tensor:
-    """The whole of a tensor on the CPU, detached; a collective where it is sharded."""
+    """The whole of a tensor on the CPU, detached; a collective where it is sharded. It may share memory with `tensor`."""
     tensor = tensor.detach()
     return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).cpu()
 

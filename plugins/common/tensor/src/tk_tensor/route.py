@@ -172,7 +172,10 @@ def _proved(module: nn.Module, candidates: list[Route]) -> Route | None:
 def _whole(module: nn.Module, route: Route) -> Route:
     """The route that runs the whole module, with an index tensor of positions where it understands one."""
     inner = module.get_base_model() if hasattr(module, "get_base_model") else module
-    route = replace(route, ignored=frozenset(a for a in ("position_ids", "use_cache") if not accepts(module, a)))
+    # peft's prompt learning makes positions of its own, and warns at each call that it does not use the given ones.
+    prompts = getattr(getattr(module, "active_peft_config", None), "is_prompt_learning", False)
+    unused = {a for a in ("position_ids", "use_cache") if not accepts(module, a)} | ({"position_ids"} if prompts else set())
+    route = replace(route, ignored=frozenset(unused))
     if on_meta(module) or not names(inner, "logits_to_keep"):
         return route
     ids = probe_ids(module, (2, 7))

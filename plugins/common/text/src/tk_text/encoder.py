@@ -17,7 +17,6 @@ from typing import Any
 from tk.contracts import Encoding
 from tk.errors import DataError, UsageError
 from tk.sample import Sample
-
 from tk_text.marks import unused_marks
 from tk_text.messages import located
 
@@ -125,8 +124,8 @@ class TokenEncoder:
             at = match.end()
         self._append_text(ids, offsets, text, at, len(text))
         for start, end in rendered.spelled:
-            if any(start <= place[0] < end and i == self.guarded[text[start:end]]
-                   for i, place in zip(ids, offsets, strict=True)):  # fmt: skip
+            own = {i for i, (first, _) in zip(ids, offsets, strict=True) if start <= first < end}
+            if self.guarded[text[start:end]] in own:
                 raise DataError(
                     located(
                         rendered.origin,

@@ -34,7 +34,7 @@ class _Groups:
         except (pyarrow.ArrowException, OSError) as error:
             raise DataError(f"{path}: not a whole Parquet file (truncated, or of another kind): {error}") from error
         counts = [self.file.metadata.row_group(i).num_rows for i in range(self.file.num_row_groups)]
-        self.firsts = [0, *accumulate(counts)]
+        self.firsts: list[int] = [0, *accumulate(counts)]
         if not len(self):
             raise DataError(f"{path}: the file holds no rows.")
         self._table: tuple[int, Any] = (-1, None)

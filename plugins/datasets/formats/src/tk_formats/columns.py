@@ -22,7 +22,9 @@ class Alpaca:
         prompt = "\n".join(part for part in (text(row, "instruction"), text(row, "input")) if part)
         if not prompt.strip():
             raise ValueError("instruction and input are empty")
-        turns = (*_history(row), Message("user", prompt), Message("assistant", text(row, "output", empty=False)))
+        turns = (*_history(row), Message("user", prompt))
+        if "output" in row:
+            turns += (Message("assistant", text(row, "output", empty=False)),)
         return Sample(
             messages=with_system(turns, row.get("system")),
             tools=read_tools(row.get("tools")),
@@ -34,16 +36,18 @@ class Alpaca:
 class PromptCompletion:
     """{"prompt", "completion"}: both text, or both lists of messages (a completion's are the assistant's and tools').
 
-    Only the completion is trained, unless a message of the prompt asks for it (`loss`).
+    Without a completion it is a prompt to be answered. Only the completion is trained, unless a message of the prompt asks for it (`loss`).
     """
 
     def __call__(self, row: Mapping[str, Any]) -> Sample:
-        prompt, completion = need(row, "prompt"), need(row, "completion")
+        prompt = need(row, "prompt")
+        completion = need(row, "completion") if "completion" in row else type(prompt)()
         if isinstance(prompt, str) and isinstance(completion, str):
-            turns: tuple[Message, ...] = (
-                Message("user", text(row, "prompt", empty=False)),
-                Message("assistant", text(row, "completion", empty=False)),
-            )
+            turns: tuple[Message, ...] = (Message("user", text(row, "prompt", empty=False)),)
+            if "completion" in row:
+                turns += (Message("assistant", text(row, "completion", empty=False)),)
+        elif "completion" not in row:
+            turns = tuple(map(_untrained, read_messages(prompt, "prompt")))
         elif isinstance(prompt, str) or isinstance(completion, str):
             raise ValueError("prompt and completion must both be text, or both be lists of messages")
         else:

@@ -1,23 +1,11 @@
-"""The kind `formats`, and the formats that are in common use."""
+"""The shapes of rows that are in common use."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from tk.hookspecs import hookimpl
-from tk.specs import KindSpec
-from tk_formats.spec import FormatSpec
-
-
-@hookimpl
-def tk_kinds() -> Iterator[KindSpec]:
-    yield KindSpec(
-        name="formats",
-        singular="format",
-        summary="Shapes of data rows.",
-        spec=FormatSpec,
-        contract="tk_formats.spec:Format",
-    )
+from tk.specs import FormatSpec
 
 
 @hookimpl
@@ -37,14 +25,14 @@ def tk_formats() -> Iterator[FormatSpec]:
     yield FormatSpec(
         name="alpaca",
         target="tk_formats.columns:Alpaca",
-        columns=(("instruction", "output"),),
-        summary="Alpaca: instruction, input, output, system, history.",
+        columns=(("instruction",), ("instruction", "output")),
+        summary="Alpaca: instruction, input, output, system, history; without output a prompt to answer.",
     )
     yield FormatSpec(
         name="prompt-completion",
         target="tk_formats.columns:PromptCompletion",
-        columns=(("prompt", "completion"),),
-        summary="A prompt and its completion: texts, or lists of messages.",
+        columns=(("prompt",), ("prompt", "completion")),
+        summary="A prompt and its completion, texts or lists of messages; the prompt alone to be answered.",
     )
     yield FormatSpec(
         name="text",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from tk.contracts import Reduce, Rows, Stat
@@ -19,7 +19,7 @@ class CausalLm:
     Label smoothing ε as in `torch.nn.functional.cross_entropy`; z-loss as in PaLM (arXiv 2204.02311, §5).
     """
 
-    options: CausalLmOptions = CausalLmOptions()
+    options: CausalLmOptions = field(default_factory=CausalLmOptions)
     unit: ClassVar[Literal["token"]] = "token"
     scope: ClassVar[Literal["row"]] = "row"
 

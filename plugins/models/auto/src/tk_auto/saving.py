@@ -33,12 +33,13 @@ def save(model: LoadedModel, folder: Path, weights: Mapping[str, Tensor] | None 
 
 def state_of(module: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The module's state with `weights` in place, each tied weight once, under the name that loading expects."""
-    ties: Mapping[str, str] = getattr(module, "all_tied_weights_keys", {})
-    own: dict[str, Any] = module.state_dict()
+    own: dict[str, Any] = module.state_dict(keep_vars=True)
+    declared: Mapping[str, str] = getattr(module, "all_tied_weights_keys", {})
+    ties = {copy: source for copy, source in declared.items() if own.get(copy) is own.get(source)}
     unknown = [name for name in weights if name not in own]
     if unknown:
         raise TkError(f"The model has no weights named {', '.join(sorted(unknown)[:3])}.")
-    state = {**own, **weights}
+    state = {name: tensor.detach() for name, tensor in {**own, **weights}.items()}
     for copy, source in ties.items():
         if copy in weights and source not in weights:
             state[source] = weights[copy]

@@ -65,6 +65,4 @@ class Adafactor:
     def __call__(self, groups: Sequence[ParamGroup]) -> torch.optim.Optimizer:
         o = self._options
         made = torch_groups(groups, o.lr, o.weight_decay)
-        return torch.optim.Adafactor(
-            made, lr=o.lr, beta2_decay=o.beta2_decay, eps=(None, o.eps), d=o.clip_threshold
-        )
+        return torch.optim.Adafactor(made, lr=o.lr, beta2_decay=o.beta2_decay, eps=(None, o.eps), d=o.clip_threshold)

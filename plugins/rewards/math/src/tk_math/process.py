@@ -76,7 +76,8 @@ class Checker:
 
     def _exchange(self, message: dict[str, Any], seconds: float) -> dict[str, Any] | None:
         process = self._process
-        assert process is not None and process.stdin is not None and process.stdout is not None
+        if process is None or process.stdin is None or process.stdout is None:
+            return None
         limit = threading.Timer(seconds, process.kill)
         limit.daemon = True
         limit.start()

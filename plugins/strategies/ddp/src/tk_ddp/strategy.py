@@ -46,7 +46,7 @@ class Ddp(TorchStrategy):
         return DistributedDataParallel(
             module,
             device_ids=[device.index] if device.type == "cuda" else None,
-            broadcast_buffers=False,
+            forward_sync_buffers=False,
             find_unused_parameters=self._options.find_unused_parameters,
             gradient_as_bucket_view=True,
             bucket_cap_mb=self._options.bucket_mb,

@@ -42,6 +42,13 @@ class Fsdp(TorchStrategy):
         module.set_requires_gradient_sync(last)
         return nullcontext()
 
+    def plain(self, module: nn.Module) -> nn.Module:
+        """The module with its shards in place: a forward without backward leaves gathered weights, which go stale."""
+        for part in module.modules():
+            if isinstance(part, FSDPModule):
+                part.reshard()
+        return module
+
 
 def blocks(module: nn.Module, classes: Sequence[str] | None = None) -> list[nn.Module]:
     """The modules that are sharded one by one: of the named classes, else of those that transformers does not split,

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-from tk.errors import DataError, UsageError
-from tk.sample import Message, Sample
-from tk_text.messages import call_of, located, text_of
 from transformers.utils.chat_template_utils import render_jinja_template
 
+from tk.errors import DataError, UsageError
+from tk.sample import Message, Sample
 from tk_jinja.options import JinjaOptions
+from tk_text.messages import call_of, located, text_of
 
 Chat = list[dict[str, Any]]
 
@@ -104,13 +104,11 @@ def _call(call: Any, json_arguments: bool) -> dict[str, Any]:
 def refused(sample: Sample, error: BaseException) -> DataError:
     """A template's failure as an error about the row."""
     roles = ", ".join(message.role for message in sample.messages)
-    return DataError(
-        located(
-            sample.origin,
-            f"the chat template refuses this conversation ({roles}): {error}. "
-            "Change the row, or choose another format, e.g. --template chatml.",
-        )  # fmt: skip
+    text = (
+        f"the chat template refuses this conversation ({roles}): {error}. "
+        "Change the row, or choose another format, e.g. --template chatml."
     )
+    return DataError(located(sample.origin, text))
 
 
 def map_strings(value: Any, change: Callable[[str], str]) -> Any:

@@ -12,10 +12,9 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
-from tk_text.marks import Marked, unused_marks
-
 from tk_jinja.format import Format, Render
 from tk_jinja.render import FAILURES, Chat
+from tk_text.marks import Marked, unused_marks
 
 Span = tuple[int, int]
 
@@ -25,7 +24,6 @@ class Spans:
 
     def __init__(self, chat: Chat, full: str, layout: Format, render: Render, added: Any) -> None:
         self._chat, self._full, self._render, self._added = chat, full, render, added
-        self._header, self._opening = layout.header, layout.opening
         self._layout, self._ends = layout, layout.ends
 
     def turn(self, index: int) -> Span | None:
@@ -39,18 +37,24 @@ class Spans:
         return None
 
     def content(self, index: int) -> Span | None:
-        """The (stripped) content of a message of any role; None where it cannot be told."""
+        """The content of a message of any role, white space around it where it is kept; None where it cannot be told."""
         places = self._places(index)
-        return places if places and places[0] is not None else None  # type: ignore[return-value]
+        if places is None or places[0] is None:
+            return None
+        content, core = self._chat[index]["content"], self._chat[index]["content"].strip()
+        start = places[0] - content.index(core)
+        kept = start >= 0 and self._full.startswith(content, start)
+        return (start, start + len(content)) if kept else (places[0], places[1])
 
     def _start(self, index: int) -> int | None:
         prompt = self._try(self._chat[:index], generation=True) if index else None
         if prompt is not None:
             if self._full.startswith(prompt):
                 return len(prompt)
-            bare = prompt.removesuffix(self._opening)
-            if bare != prompt and self._full.startswith(bare):
-                return len(bare)
+            for opening in self._layout.openings:
+                bare = prompt.removesuffix(opening)
+                if bare != prompt and self._full.startswith(bare):
+                    return len(bare)
         return self._marked_start(index)
 
     def _marked_start(self, index: int) -> int | None:
@@ -62,9 +66,13 @@ class Spans:
             return None
         low = max(ends, default=0)
         high = min(after, default=len(self._full)) if own is None else own[1] if own[0] is None else own[0]
-        if self._header:
-            at = self._full.rfind(self._header, low, high)
-            return None if at < 0 else at + len(self._header)
+        for header in filter(None, self._layout.headers):
+            at = self._full.rfind(header, low, high)
+            if at >= 0:
+                sure = own is not None or self._full.count(header, low, high) == 1
+                return at + len(header) if sure else None
+        if all(self._layout.headers):
+            return None
         bare = own is not None and not {"reasoning_content", "tool_calls"} & self._chat[index].keys()
         return own[0] if own is not None and bare else None
 
@@ -105,12 +113,21 @@ class Spans:
         message, words = self._chat[index], self._full[start:end]
         names = [call["function"]["name"] for call in message.get("tool_calls", ())]
         core = message["content"].strip()
-        if not all(name in words for name in names):
+        if not all(name in words for name in names) or (names and self._overruns(index, end)):
             return False
         if not core or (core in words if names else words.rstrip().endswith(core)):
             return True
         places = self._places(index)
-        return places is not None and start <= places[1] <= end and (bool(names) or not self._full[places[1]:end].strip())  # fmt: skip
+        if places is None or not start <= places[1] <= end:
+            return False
+        return bool(names) or not self._full[places[1] : end].strip()
+
+    def _overruns(self, index: int, end: int) -> bool:
+        """Whether text of a later message stands before `end`, or where it stands is not known."""
+        if index == len(self._chat) - 1:
+            return False
+        later = [p for p in map(self._places, range(index + 1, len(self._chat))) if p is not None]
+        return self._marked is None or any((p[1] if p[0] is None else p[0]) < end for p in later)
 
     def _places(self, index: int) -> tuple[int | None, int] | None:
         """(start, end) of a message's stripped content; start None where the template cuts its beginning off."""
@@ -128,16 +145,21 @@ class Spans:
 
     @cached_property
     def _marked(self) -> Marked | None:
-        """The rendering with marks around contents; None where marks change more than themselves."""
-        chat = [
-            {**message, "content": _wrapped(message["content"], *marks)}
-            for message, marks in zip(self._chat, self._marks, strict=True)
-        ]
-        text = self._try(chat)
-        if text is None:
-            return None
-        marked = Marked(text, [mark for pair in self._marks for mark in pair])
-        return marked if marked.plain == self._full else None
+        """The rendering with marks around contents; None where marks change more than themselves.
+
+        Empty contents are marked too where the template does not care, so that they are told apart.
+        """
+        for empty in (True, False):
+            chat = [
+                {**message, "content": _wrapped(message["content"], *marks, empty=empty)}
+                for message, marks in zip(self._chat, self._marks, strict=True)
+            ]
+            text = self._try(chat)
+            if text is not None:
+                marked = Marked(text, [mark for pair in self._marks for mark in pair])
+                if marked.plain == self._full:
+                    return marked
+        return None
 
     def _try(self, chat: Chat, **how: bool) -> str | None:
         """A part of a conversation may be one that the template refuses; then it tells nothing."""
@@ -147,9 +169,9 @@ class Spans:
             return None
 
 
-def _wrapped(content: str, opened: str, closed: str) -> str:
+def _wrapped(content: str, opened: str, closed: str, *, empty: bool) -> str:
     core = content.strip()
     if not core:
-        return content
+        return content + (opened + closed if empty else "")
     at = content.index(core)
     return f"{content[:at]}{opened}{core}{closed}{content[at + len(core) :]}"

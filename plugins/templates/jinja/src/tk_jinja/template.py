@@ -12,14 +12,13 @@ from typing import Any
 from tk.contracts import Encoding
 from tk.errors import DataError, UsageError
 from tk.sample import Message, Sample
-from tk_text.encoder import Rendered, TokenEncoder
-from tk_text.marks import Marked, unused_marks
-from tk_text.messages import located, require_messages, weight_of
-
 from tk_jinja.format import Format, probe
 from tk_jinja.options import JinjaOptions
 from tk_jinja.render import FAILURES, Chat, Renderer, chat_of, map_strings, refused, strings
 from tk_jinja.spans import Spans
+from tk_text.encoder import Rendered, TokenEncoder
+from tk_text.marks import Marked, unused_marks
+from tk_text.messages import located, require_messages, weight_of
 
 _MEND = (
     "Choose another format, e.g. --template chatml, or give a template with {% generation %} blocks around what the "
@@ -52,16 +51,15 @@ class JinjaTemplate:
         if not messages:
             return Encoding(list(ids), [0.0] * len(ids))
         written = self._continuation(messages)
-        end = self._format(None).final_end or self._format(None).history_end
-        if ids and ids[-1] in self.stop_ids() and end and written.text.startswith(end):
-            cut = len(end)
-            written = Rendered(written.text[cut:], spelled=[(a - cut, b - cut) for a, b in written.spelled])
+        if ids and ids[-1] in self.stop_ids():
+            written = self._without_end(written, self._tokenizer.convert_ids_to_tokens(int(ids[-1])))
         more = self._encoder.encode([written])[0].ids
         return Encoding([*ids, *more], [0.0] * (len(ids) + len(more)))
 
     def stop_ids(self) -> tuple[int, ...]:
         """The template's end-of-turn token, the tokenizer's end of text, and those of generation_config.json."""
-        found = [self._encoder.id_of(self._format(None).final_end), self._tokenizer.eos_token_id]
+        ends = self._added.findall(self._format(None).final_end)
+        found = [*map(self._encoder.id_of, ends[-1:]), self._tokenizer.eos_token_id]
         found += _generation_config_ends(self._tokenizer)
         return tuple(dict.fromkeys(i for i in found if i is not None))
 
@@ -83,8 +81,15 @@ class JinjaTemplate:
             full = self._renderer.render(chat, tools, generation=generation)
         marked = Marked(full, [mark] if mark else ())
         if marked.plain != plain:
+            spelled = sorted(
+                {m.group() for text in strings(chat_of(messages)) for m in self._encoder.guard.finditer(text)}
+            )
             raise DataError(
-                located(sample.origin, f"the chat template changes text that spells a control token. {_MEND}")
+                located(
+                    sample.origin,
+                    f"content spells {', '.join(spelled)}, and the chat template treats such content in its own way. "
+                    'Take it out, or write a tool\'s result as a message with the role "tool".',
+                )
             )
         spans = [] if generation else self._spans(messages, chat, tools, full, sample.origin)
         return Rendered(
@@ -143,18 +148,24 @@ class JinjaTemplate:
                     )
                 )
             out.append((*span, weight))
-        _require_reasoning(messages, chat, full, origin)
+        _require_whole(messages, chat, full, origin)
         return sorted(out)
 
+    def _without_end(self, written: Rendered, said: str) -> Rendered:
+        """What is still to be written where the assistant itself ended its turn, with the token `said`."""
+        ends = self._format(None).ends
+        match = ends.match(written.text) if ends is not None else None
+        cut = match.end() if match else len(said) if written.text.startswith(said) else 0
+        return Rendered(written.text[cut:], spelled=[(start - cut, end - cut) for start, end in written.spelled])
+
     def _continuation(self, messages: Sequence[Message]) -> Rendered:
-        """What the template writes after a finished answer when `messages` follow, up to the next answer."""
-        question, answer = Message("user", "Why"), Message("assistant", "So")
-        sample = Sample(messages=(question, answer, *messages))
+        """What the template writes after an answer when `messages` follow, up to the next answer."""
+        sample = Sample(messages=(Message("user", "Why"), Message("assistant", "So"), *messages))
         chat, full = self._render(sample, None, True)
-        spells = any(self._encoder.guard.search(text) for text in strings(chat))
-        marks = unused_marks(*strings(chat), full)
+        marks = unused_marks(full, *strings(chat))
         cut, mark = next(marks), next(marks)
-        chat = self._broken(chat, mark) if spells else chat
+        if any(self._encoder.guard.search(text) for text in strings(chat)):
+            chat = self._broken(chat, mark)
         chat[1] = {**chat[1], "content": f"{chat[1]['content']}{cut}"}
         text = self._renderer.render(chat, generation=True)
         if Marked(text, [cut, mark]).plain != full or text.count(cut) != 1:
@@ -179,14 +190,19 @@ def _regions_weighted(
     return [(a, b, weight) for (a, b), weight in zip(regions, each, strict=True) if weight and b > a]
 
 
-def _require_reasoning(messages: Sequence[Message], chat: Chat, full: str, origin: str) -> None:
-    """An answer's reasoning that the template leaves out would silently not be trained."""
+def _require_whole(messages: Sequence[Message], chat: Chat, full: str, origin: str) -> None:
+    """Raise where a template leaves out a part of the last answer, which then would silently not be trained.
+
+    What it leaves out of earlier answers (their thinking) it leaves out in generation as well.
+    """
     last = messages[-1]
-    if last.role == "assistant" and last.reasoning and weight_of(last):
-        if chat[-1]["reasoning_content"].strip() not in full:
-            raise DataError(
-                located(origin, f"the chat template does not write the reasoning of the last message. {_MEND}")
-            )
+    if last.role != "assistant" or not weight_of(last):
+        return
+    for name in ("content", "reasoning_content"):
+        words = chat[-1].get(name, "").strip()
+        if words not in full and "".join(words.split()) not in "".join(full.split()):
+            what = "reasoning" if name == "reasoning_content" else "content"
+            raise DataError(located(origin, f"the chat template leaves out {what} of the last message. {_MEND}"))
 
 
 def _generation_config_ends(tokenizer: Any) -> list[int]:

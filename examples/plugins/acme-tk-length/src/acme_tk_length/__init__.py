@@ -1,0 +1,1 @@
+"""A reward for completions that keep to a budget."""

@@ -1,0 +1,1 @@
+"""A guard against losses that blow up."""

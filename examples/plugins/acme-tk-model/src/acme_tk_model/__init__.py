@@ -1,0 +1,1 @@
+"""A model family with an architecture that transformers does not know, and its chat format."""

@@ -1,0 +1,1 @@
+"""The Poly-1 loss."""

@@ -1,0 +1,59 @@
+"""Starts several processes with torchrun's environment, for tests of what crosses processes."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+
+def run_processes(
+    script: Path, *arguments: str, world: int, timeout: float = 120, expect: int | None = 0
+) -> list[subprocess.CompletedProcess[str]]:
+    """Run `python script arguments…` as each rank of a world of processes, one thread each; results in rank order.
+
+    Raises AssertionError with a process's output where its exit code is not `expect` (None: any).
+    """
+    running = start_processes(script, *arguments, world=world)
+    finished = []
+    try:
+        for process in running:
+            output, errors = process.communicate(timeout=timeout)
+            finished.append(subprocess.CompletedProcess(process.args, process.returncode, output, errors))
+    finally:
+        for process in running:
+            process.kill()
+    for rank, done in enumerate(finished):
+        if expect is not None and done.returncode != expect:
+            raise AssertionError(f"rank {rank} of {world} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}")
+    return finished
+
+
+def start_processes(script: Path, *arguments: str, world: int) -> list[subprocess.Popen[str]]:
+    """The same processes, running; a world of one has no torchrun environment."""
+    common = {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    return [
+        subprocess.Popen(
+            [sys.executable, str(script), *arguments],
+            env={**os.environ, **(common if world > 1 else {"OMP_NUM_THREADS": "1"}), **_ranks(rank, world)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(world)
+    ]
+
+
+def _ranks(rank: int, world: int) -> dict[str, str]:
+    if world == 1:
+        return {}
+    return {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world)}
+
+
+def free_port() -> int:
+    """A TCP port of the loopback interface that nobody listens on."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])

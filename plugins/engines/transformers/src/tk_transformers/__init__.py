@@ -1,0 +1,1 @@
+"""Generation on the module in memory."""

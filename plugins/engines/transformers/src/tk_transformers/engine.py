@@ -1,0 +1,260 @@
+"""The engine `transformers`: a decode loop over rows that leave the batch as they end, on the module in memory."""
+
+from __future__ import annotations
+
+import inspect
+import random
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from tk.contracts import Completion, Delta, LoadedModel, Request, Sampling
+from tk.errors import TkError, UsageError
+from torch import Tensor, nn
+from transformers import DynamicCache
+
+from tk_transformers.options import TransformersOptions
+from tk_transformers.sampling import choose, penalise
+from tk_transformers.text import TextStream
+
+
+@dataclass
+class _Row:
+    """A completion on its way. index: of its request. limit: tokens that it may have."""
+
+    index: int
+    request: Request
+    sampling: Sampling
+    stop_ids: frozenset[int]
+    limit: int
+    generator: torch.Generator
+    stream: TextStream
+    ids: list[int] = field(default_factory=list)
+    logps: list[float] = field(default_factory=list)
+    text: list[str] = field(default_factory=list)
+    finish: Literal["", "stop", "length"] = ""
+
+    def take(self, token: int, logp: float) -> None:
+        """Add a token, and end where it is or completes a stop, or is the last one allowed."""
+        self.ids.append(token)
+        self.logps.append(logp)
+        if token in self.stop_ids:
+            self.finish = "stop"
+        else:
+            self.text.append(self.stream.push(token))
+            if self.stream.stopped:
+                self.finish = "stop"
+            elif len(self.ids) >= self.limit:
+                self.finish = "length"
+        if self.finish:
+            self.text.append(self.stream.finish())
+
+
+class TransformersEngine:
+    """Generates with a loaded model's own module; its training mode is what it was after every step."""
+
+    def __init__(self, options: TransformersOptions, *, model: LoadedModel) -> None:
+        self.options = options
+        self.model = model
+        self.version = 0
+        self._seeds = random.Random(options.seed) if options.seed is not None else random.SystemRandom()
+
+    def generate(self, requests: Sequence[Request]) -> list[list[Completion]]:
+        """`sampling.n` completions of each request, in order; rows of like length are decoded together."""
+        rows = [row for index, request in enumerate(requests) for row in self._rows(index, request)]
+        for batch in _batches(rows, self.options.max_batch):
+            for _ in self._decode(batch):
+                pass
+        found: list[list[Completion]] = [[] for _ in requests]
+        for row in rows:
+            found[row.index].append(self._completion(row))
+        return found
+
+    def stream(self, request: Request) -> Iterator[Delta]:
+        """One completion in pieces of whole characters; the pieces joined are `generate`'s text."""
+        if request.sampling.n != 1:
+            raise UsageError(f"Only one completion can be streamed at a time, not n = {request.sampling.n}.")
+        (row,) = self._rows(0, request)
+        return self._deltas(row)
+
+    def update(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
+        """Put tensors into the module by name. Raises TkError for a name or shape that it does not have."""
+        module = self.model.module
+        own = {**dict(module.named_parameters(remove_duplicate=False)), **dict(module.named_buffers())}
+        with torch.no_grad():
+            for name, tensor in weights:
+                if name not in own:
+                    raise TkError(f"The engine's model has no weight named {name!r}.")
+                if own[name].shape != tensor.shape:
+                    raise TkError(f"{name}: the engine's shape is {tuple(own[name].shape)}, not {tuple(tensor.shape)}.")
+                own[name].copy_(tensor)
+        self.version = version
+
+    def close(self) -> None:
+        """Nothing to let go: the module belongs to whoever loaded it."""
+
+    def _deltas(self, row: _Row) -> Iterator[Delta]:
+        for _ in self._decode([row]):
+            yield Delta("".join(row.text), (row.ids[-1],), row.finish)
+            row.text.clear()
+
+    def _completion(self, row: _Row) -> Completion:
+        logps = tuple(row.logps) if row.sampling.logprobs else None
+        reason: Literal["stop", "length"] = "stop" if row.finish == "stop" else "length"
+        return Completion(tuple(row.ids), "".join(row.text), reason, logps, self.version)
+
+    def _rows(self, index: int, request: Request) -> list[_Row]:
+        sampling, tokenizer = request.sampling, self.model.tokenizer
+        _check(request)
+        # A special token's spelling never shows in the text: it stops by its id.
+        special = set(tokenizer.all_special_tokens)
+        named = {tokenizer.convert_tokens_to_ids(stop) for stop in sampling.stop if stop in special}
+        stop_ids = frozenset(request.stop_ids or self._end_ids()) | named
+        texts = [stop for stop in sampling.stop if stop not in special]
+        room = self._positions() - len(request.ids)
+        if room < 1:
+            raise TkError(f"A prompt of {len(request.ids)} tokens fills the model's {self._positions()} positions.")
+        seed = sampling.seed if sampling.seed is not None else self._seeds.getrandbits(48)
+        return [
+            _Row(
+                index,
+                request,
+                sampling,
+                stop_ids,
+                min(sampling.max_tokens, room),
+                torch.Generator().manual_seed((seed * 1_000_003 + number) % 2**63),
+                TextStream(tokenizer, texts),
+            )
+            for number in range(sampling.n)
+        ]
+
+    def _end_ids(self) -> Iterable[int]:
+        """The checkpoint's own end tokens, for requests that name none."""
+        config = getattr(self.model.module, "generation_config", None)
+        ends = config.eos_token_id if config is not None else None
+        ends = self.model.tokenizer.eos_token_id if ends is None else ends
+        return ends if isinstance(ends, list) else [] if ends is None else [ends]
+
+    def _positions(self) -> int:
+        config = self.model.module.config.get_text_config()
+        return int(getattr(config, "max_position_embeddings", None) or 2**31)
+
+    def _decode(self, rows: list[_Row]) -> Iterator[None]:
+        """Run the rows to their ends; a step of the loop a yield."""
+        run = _Run(self.model.module, self.model.tokenizer.pad_token_id, [row.request for row in rows])
+        while True:
+            settings = [row.sampling for row in rows]
+            logits = run.logits
+            if run.seen is not None:
+                logits = penalise(logits, run.seen, settings)
+            tokens, logps = choose(logits, settings, [row.generator for row in rows])
+            for row, token, logp in zip(rows, tokens.tolist(), logps.tolist(), strict=True):
+                row.take(token, logp)
+            yield
+            left = [place for place, row in enumerate(rows) if not row.finish]
+            if not left:
+                return
+            rows = [rows[place] for place in left]
+            run.step(tokens, left)
+
+
+class _Run:
+    """The tensors of a batch being decoded. logits: [B, V] float32 of the next token. seen: [B, V], or None where no
+    row penalises repetition."""
+
+    def __init__(self, module: nn.Module, pad_id: int, requests: Sequence[Request]) -> None:
+        self.module = module
+        self.device = next(module.parameters()).device
+        base: Any = module.get_base_model() if hasattr(module, "get_base_model") else module
+        self._parameters = inspect.signature(base.forward).parameters
+        self._cache_name = "cache" if "cache" in self._parameters else "past_key_values"
+        self.cache = DynamicCache(config=base.config)
+        # Requests for several completions are read once, and their rows copied.
+        unique = list({id(request): request for request in requests}.values())
+        place = {id(request): number for number, request in enumerate(unique)}
+        ids, self.mask = self._padded(unique, pad_id)
+        logits = self._forward(ids, (self.mask.cumsum(-1) - 1).clamp(min=0))
+        copies = [place[id(request)] for request in requests]
+        self.seen: Tensor | None = None
+        if any(request.sampling.repetition_penalty != 1 for request in requests):
+            self.seen = torch.zeros(logits.shape, dtype=torch.bool, device=self.device)
+            for number, request in enumerate(unique):
+                self.seen[number, torch.as_tensor(request.ids, device=self.device)] = True
+        self.logits = logits
+        self._select(copies)
+
+    def step(self, tokens: Tensor, left: Sequence[int]) -> None:
+        """Go on with the rows that are `left`, whose last tokens are among `tokens` [B]."""
+        if self.seen is not None:
+            self.seen[torch.arange(len(tokens), device=self.device), tokens] = True
+        self._select(left)
+        tokens = tokens[torch.as_tensor(left, device=self.device)]
+        self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.mask), 1)], 1)
+        self.logits = self._forward(tokens[:, None], self.mask.sum(-1, keepdim=True) - 1)
+
+    def _select(self, places: Sequence[int]) -> None:
+        if list(places) == list(range(len(self.mask))):
+            return
+        index = torch.as_tensor(places, device=self.device)
+        self.cache.batch_select_indices(index)
+        self.mask, self.logits = self.mask[index], self.logits[index]
+        if self.seen is not None:
+            self.seen = self.seen[index]
+
+    def _padded(self, requests: Sequence[Request], pad_id: int) -> tuple[Tensor, Tensor]:
+        """Token ids and mask [B, T] with padding on the left, so that all rows end at the same place."""
+        length = max(len(request.ids) for request in requests)
+        ids = [[pad_id] * (length - len(request.ids)) + list(request.ids) for request in requests]
+        mask = [[0] * (length - len(request.ids)) + [1] * len(request.ids) for request in requests]
+        return torch.tensor(ids, device=self.device), torch.tensor(mask, device=self.device)
+
+    def _forward(self, ids: Tensor, positions: Tensor) -> Tensor:
+        inputs: dict[str, Any] = {self._cache_name: self.cache, "use_cache": True, "attention_mask": self.mask}
+        if "position_ids" in self._parameters:
+            inputs["position_ids"] = positions
+        if "logits_to_keep" in self._parameters:
+            inputs["logits_to_keep"] = 1
+        with torch.no_grad(), _evaluating(self.module):
+            logits: Tensor = self.module(input_ids=ids, **inputs).logits
+        return logits[:, -1].float()
+
+
+def _batches(rows: Sequence[_Row], size: int) -> Iterator[list[_Row]]:
+    """Rows of like prompt length together, the longest first (what does not fit in memory fails at once)."""
+    ordered = sorted(rows, key=lambda row: -len(row.request.ids))
+    for start in range(0, len(ordered), size):
+        yield ordered[start : start + size]
+
+
+@contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    """Every part in evaluation mode while it is entered, and as it was afterwards."""
+    training = [part for part in module.modules() if part.training]
+    for part in training:
+        part.training = False
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True
+
+
+def _check(request: Request) -> None:
+    sampling = request.sampling
+    if not len(request.ids):
+        raise TkError("A prompt is empty: there is nothing to go on from.")
+    if request.media:
+        raise TkError(f"This engine takes text only, and the request has {', '.join(request.media)}.")
+    bounds = {
+        "max_tokens": sampling.max_tokens >= 1,
+        "temperature": sampling.temperature >= 0,
+        "top_p": 0 < sampling.top_p <= 1,
+        "top_k": sampling.top_k >= 0,
+        "n": sampling.n >= 1,
+        "repetition_penalty": sampling.repetition_penalty > 0,
+    }
+    for name, holds in bounds.items():
+        if not holds:
+            raise UsageError(f"sampling.{name}: {getattr(sampling, name)} is out of bounds.")

@@ -1,0 +1,17 @@
+"""Registers the engine `transformers`."""
+
+from collections.abc import Iterable
+
+from tk.hookspecs import hookimpl
+from tk.specs import EngineSpec
+
+
+@hookimpl
+def tk_engines() -> Iterable[EngineSpec]:
+    yield EngineSpec(
+        name="transformers",
+        target="tk_transformers.engine:TransformersEngine",
+        config="tk_transformers.options:TransformersOptions",
+        summary="Generates on the module in memory.",
+        supports=("streaming", "weight-update"),
+    )

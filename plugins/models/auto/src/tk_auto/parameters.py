@@ -1,0 +1,31 @@
+"""Which parameters weight decay leaves alone."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from tk.contracts import ParamGroup
+from torch import nn
+
+
+def undecayed(module: nn.Module) -> set[nn.Parameter]:
+    """Biases, other vectors and scalars, weights of normalisation layers, and what the model itself marks."""
+    found = set()
+    for owner in module.modules():
+        norm = "norm" in type(owner).__name__.lower()
+        for name, parameter in owner.named_parameters(recurse=False):
+            marked = getattr(parameter, "_no_weight_decay", False)
+            if norm or marked or parameter.ndim < 2 or name.rpartition(".")[2] == "bias":
+                found.add(parameter)
+    return found
+
+
+def split(
+    parameters: Sequence[nn.Parameter], exempt: Collection[nn.Parameter], name: str, lr_scale: float = 1.0
+) -> list[ParamGroup]:
+    """One group with weight decay and one without, each only where it has parameters."""
+    groups = [
+        ParamGroup([p for p in parameters if p not in exempt], lr_scale, True, name),
+        ParamGroup([p for p in parameters if p in exempt], lr_scale, False, f"{name}, no decay"),
+    ]
+    return [group for group in groups if group.parameters]

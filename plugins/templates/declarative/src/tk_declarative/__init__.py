@@ -1,0 +1,1 @@
+"""Chat formats as data: a frozen dataclass says what stands around each message."""

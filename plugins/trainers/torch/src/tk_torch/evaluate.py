@@ -1,0 +1,177 @@
+"""Evaluation on held-out examples: one record an example, their weighted mean, and its 95% bootstrap interval."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from tk.contracts import Batch, Method, Rows, Step, Strategy, World
+from tk_data.evaluate import eval_batches
+from tk_parallel.processes import exchange
+from tk_tensor.collate import reduce_for
+from tk_torch.assemble import Parts
+from tk_torch.update import to_device
+
+Terms = dict[str, tuple[float, float]]
+"""Term -> (sum, weight) of one example."""
+
+
+@dataclass
+class Evaluation:
+    """Figures of each set of examples: loss, low, high, rows, and each term where there are several."""
+
+    sets: dict[str, dict[str, float]] = field(default_factory=dict)
+    all: dict[str, float] = field(default_factory=dict)
+
+    def flat(self) -> dict[str, float]:
+        """For callbacks and results: the figures over all sets, and `set/figure` where there are several."""
+        found = {_FLAT.get(name, name): value for name, value in self.all.items() if name != "rows"}
+        if len(self.sets) > 1:
+            for name, figures in self.sets.items():
+                found |= {f"{name}/{_FLAT.get(k, k)}": v for k, v in figures.items() if k != "rows"}
+        return found
+
+
+_FLAT = {"low": "loss_low", "high": "loss_high"}
+
+
+@dataclass
+class Records:
+    """What a rank has found: a record an example (or a batch that cannot be split), and the terms' coefficients."""
+
+    members: list[list[int]] = field(default_factory=list)
+    terms: list[Terms] = field(default_factory=list)
+    coefs: dict[str, float] = field(default_factory=dict)
+    metrics: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+    def add(self, members: Sequence[int], step: Step, weights: Mapping[str, float]) -> None:
+        self.members.append(list(members))
+        self.terms.append({name: (float(term.sum), float(weights.get(name, 0))) for name, term in step.terms.items()})
+        self.coefs |= {name: term.coef for name, term in step.terms.items()}
+        for name, (value, weight) in step.metrics.items():
+            before = self.metrics.get(name, (0.0, 0.0))
+            self.metrics[name] = (before[0] + float(value), before[1] + float(weight))
+
+
+def evaluate(
+    parts: Parts, module: nn.Module, strategy: Strategy, world: World, batch_size: int, resamples: int, seed: int
+) -> Evaluation:
+    """Every held-out example once, over all ranks, without dropout. The same result on every rank."""
+    records = Records()
+    module.eval()
+    with torch.no_grad():
+        for batch, indices in eval_batches(parts.data.eval, parts.method.collate, parts.layout, batch_size, world):
+            moved = to_device(batch, world.device)
+            outputs = module(moved.inputs, moved.fields, parts.method.passes(moved))
+            if indices:
+                _record(records, parts, outputs, moved, indices, world.device)
+    parts.training_mode(module)
+    own = {"members": records.members, "terms": records.terms, "coefs": records.coefs, "metrics": records.metrics}
+    told = exchange(strategy.gather, own)
+    pairs = sorted(
+        (pair for part in told for pair in zip(part["members"], part["terms"], strict=True)), key=lambda pair: pair[0]
+    )
+    coefs = {name: coef for part in told for name, coef in part["coefs"].items()}
+    sets = {
+        name: summary([terms for members, terms in pairs if members[0] in span], coefs, resamples, seed)
+        for name, span in parts.data.eval_spans.items()
+    }
+    whole = summary([terms for _, terms in pairs], coefs, resamples, seed)
+    return Evaluation(sets, whole | _metrics([part["metrics"] for part in told]))
+
+
+def _record(
+    records: Records, parts: Parts, outputs: Mapping[str, Rows], batch: Batch, indices: Sequence[int], device: str
+) -> None:
+    """A record for each example of the batch; one for all of them where they cannot be told apart."""
+    method = parts.method
+    step = method.loss(outputs, batch, reduce_for(batch))
+    layout = replace(parts.layout, packing=False)
+    singles = [to_device(method.collate([[parts.data.eval[i]]], layout), device) for i in indices]
+    steps = split(method, outputs, batch, singles)
+    if steps is None or not _agree(step, steps):
+        records.add(indices, step, batch.weights)
+        return
+    for index, single, own in zip(indices, singles, steps, strict=True):
+        records.add([index], own, single.weights)
+
+
+def split(method: Method, outputs: Mapping[str, Rows], batch: Batch, singles: Sequence[Batch]) -> list[Step] | None:
+    """The loss of each example from the statistics of a batch of them; None where these do not divide into examples.
+
+    Statistics with a value a selected position are divided by `fields["rows"]`, those with a value a sample by the
+    number of samples of each example.
+    """
+    if method.scope != "row" or sum(single.rows for single in singles) != batch.rows:
+        return None
+    ends = np.cumsum([single.rows for single in singles])
+    owners = torch.tensor(np.repeat(np.arange(len(singles)), [single.rows for single in singles]))
+    rows = batch.fields.get("rows")
+    steps = []
+    for number, single in enumerate(singles):
+        own: dict[str, dict[str, Tensor]] = {}
+        for key, stats in outputs.items():
+            own[key] = {}
+            for name, value in stats.items():
+                picked = None
+                if rows is not None and len(value) == len(rows):
+                    picked = value[owners.to(rows.device)[rows] == number]
+                    if len(picked) != len(single.fields["rows"]):
+                        picked = None
+                if picked is None and len(value) == batch.rows:
+                    picked = value[ends[number] - single.rows : ends[number]]
+                if picked is None:
+                    return None
+                own[key][name] = picked
+        steps.append(method.loss(own, single, reduce_for(single)))
+    return steps
+
+
+def summary(records: Sequence[Terms], coefs: Mapping[str, float], resamples: int, seed: int) -> dict[str, float]:
+    """Weighted mean over the records, the 2.5% and 97.5% points of its bootstrap distribution, and their number."""
+    if not records:
+        return {"rows": 0}
+    names = sorted(coefs)
+    values = np.array([[record.get(name, (0.0, 0.0)) for name in names] for record in records], dtype=np.float64)
+    scale = np.array([coefs[name] for name in names])
+    totals = values.sum(0)
+    means = _ratio(totals[:, 0], totals[:, 1])
+    drawn = np.random.Generator(np.random.PCG64(seed))
+    losses = [_loss(values, drawn.integers(0, len(values), len(values)), scale) for _ in range(resamples)]
+    low, high = np.quantile(losses, [0.025, 0.975])
+    found = {"loss": float(scale @ means), "low": float(low), "high": float(high), "rows": len(records)}
+    if len(names) > 1:
+        found |= dict(zip(names, means.tolist(), strict=True))
+    return found
+
+
+def _loss(values: np.ndarray, rows: np.ndarray, scale: np.ndarray) -> float:
+    totals = values[rows].sum(0)
+    return float(scale @ _ratio(totals[:, 0], totals[:, 1]))
+
+
+def _ratio(sums: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    return np.divide(sums, weights, out=np.zeros_like(sums), where=weights != 0)
+
+
+def _agree(step: Step, steps: Sequence[Step]) -> bool:
+    """Whether the examples' sums add up to the batch's: else they were told apart wrongly."""
+    return all(
+        math.isclose(math.fsum(float(s.terms[name].sum) for s in steps), float(term.sum), rel_tol=1e-3, abs_tol=1e-3)
+        or not math.isfinite(float(term.sum))
+        for name, term in step.terms.items()
+    )
+
+
+def _metrics(parts: Sequence[Mapping[str, Sequence[float]]]) -> dict[str, float]:
+    found: dict[str, tuple[float, float]] = {}
+    for part in parts:
+        for name, (value, weight) in part.items():
+            before = found.get(name, (0.0, 0.0))
+            found[name] = (before[0] + value, before[1] + weight)
+    return {name: value / weight for name, (value, weight) in found.items() if weight}

@@ -1,0 +1,189 @@
+"""What a run leaves behind for people: config.yaml, run.json, log.jsonl, and the figures sent to trackers."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from tk.compose import Plan
+from tk.config.files import to_yaml
+from tk.contracts import Tracker, TrainPlan, TrainResult, World
+from tk.errors import UsageError
+from tk.plugins import all_manifests
+from tk_data.report import DataReport
+from tk_torch import files
+
+RUN, LOG, CONFIG, CHECKPOINTS, FINAL = "run.json", "log.jsonl", "config.yaml", "checkpoints", "final"
+OWN = (RUN, LOG, CONFIG, CHECKPOINTS, FINAL, "report.html", "loss.png", "skipped.jsonl")
+"""What a run's folder holds, and `output.overwrite` deletes."""
+
+
+def claim(folder: Path, plan: Plan) -> None:
+    """Make the folder this run's. Raises UsageError where it holds another run, before any work is done."""
+    settings = plan.config
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"output.dir: {folder} is a file.")
+    holds = [name for name in OWN if (folder / name).exists()]
+    if holds and settings.output.overwrite and not settings.train.resume:
+        for name in (*holds, *plan.many("trackers")):
+            files.remove(folder / name)
+    elif holds and not settings.train.resume:
+        raise UsageError(
+            f"output.dir: {folder} holds another run ({', '.join(holds)}): go on with it (--resume), delete it first "
+            "(--output.overwrite), or name another folder (--output)."
+        )
+    with files.explained(folder):
+        (folder / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
+
+
+class Record:
+    """The files of a run and its trackers; on rank 0 only."""
+
+    def __init__(self, folder: Path, plan: Plan, world: World, trackers: Sequence[Tracker]) -> None:
+        self._folder = folder
+        self._trackers = trackers
+        self._run: dict[str, Any] = {
+            "version": 1,
+            "status": "running",
+            "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "parts": plan.described(),
+            "plugins": all_manifests(plan.registry),
+            "seeds": {"train": plan.config.train.seed},
+            "git": _git(),
+            "hardware": _hardware(world),
+            "software": _software(),
+            "command": sys.argv,
+        }
+
+    def start(self, found: TrainPlan, data: DataReport, config: Mapping[str, Any], step: int) -> None:
+        """The run begins, or goes on after `step`: later lines of the log are taken back."""
+        files.write_text(self._folder / CONFIG, to_yaml(config))
+        files.write_text(self._folder / LOG, _until(self._folder / LOG, step))
+        self._run |= {
+            "config": config,
+            "plan": asdict(found),
+            "data": [{"rows": source["read"], **source} for source in data.as_dict()["sources"]],
+            "rejects": data.rejects,
+        }
+        if step:
+            self._run["resumed_from"] = step
+        self._write()
+        for tracker in self._trackers:
+            tracker.start(found, config)
+
+    def log(self, step: int, figures: Mapping[str, float], **more: Any) -> None:
+        """A training step: a line of log.jsonl, and its figures for trackers. `more` stands in the line only."""
+        self._line({"kind": "train", "step": step, **figures, **more})
+        self._track("train", step, figures)
+
+    def log_evaluation(self, step: int, sets: Mapping[str, Mapping[str, float]], flat: Mapping[str, float]) -> None:
+        """An evaluation: a line a set of examples; trackers are told the figures in one (`flat`)."""
+        for name, figures in sets.items():
+            self._line({"kind": "eval", "step": step, "set": name, **figures})
+        self._track("eval", step, flat)
+
+    def _line(self, values: Mapping[str, Any]) -> None:
+        with files.explained(self._folder / LOG), (self._folder / LOG).open("a", encoding="utf-8") as file:
+            file.write(files.json_text(values) + "\n")
+
+    def _track(self, kind: Literal["train", "eval"], step: int, figures: Mapping[str, float]) -> None:
+        for tracker in self._trackers:
+            tracker.log(kind, step, figures)
+
+    def finish(self, result: TrainResult, timings: Mapping[str, float], **more: Any) -> None:
+        """The run came to its end, or was stopped after a whole step."""
+        self._run |= {
+            "status": "stopped" if result.stopped else "finished",
+            "stopped": result.stopped,
+            "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "timings": dict(timings),
+            "result": asdict(result),
+            **more,
+        }
+        self._write()
+        for tracker in self._trackers:
+            tracker.finish(result)
+
+    def fail(self, error: BaseException) -> None:
+        """The run failed; what it had written stays."""
+        self._run |= {"status": "failed", "error": f"{type(error).__name__}: {error}"}
+        try:
+            self._write()
+        finally:
+            for tracker in self._trackers:
+                tracker.finish(None)
+
+    def _write(self) -> None:
+        files.write_text(self._folder / RUN, files.json_text(self._run, indent=1))
+
+
+def peak_memory(device: str) -> int:
+    """Bytes: of the device's allocator, or of the process where it is the CPU."""
+    if device.startswith("cuda"):
+        return int(torch.cuda.max_memory_allocated(device))
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _until(path: Path, step: int) -> str:
+    """The log's whole lines up to a step."""
+    if not step or not path.is_file():
+        return ""
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        try:
+            if line.endswith("\n") and json.loads(line)["step"] <= step:
+                kept.append(line)
+        except ValueError:  # the line that a kill cut off
+            continue
+    return "".join(kept)
+
+
+def _git() -> dict[str, Any] | None:
+    """Commit of the working directory and whether it has changes; None outside of a repository."""
+    if not any((parent / ".git").exists() for parent in (Path.cwd(), *Path.cwd().parents)):
+        return None
+
+    def ask(*words: str) -> str:
+        return subprocess.run(("git", *words), capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+
+    try:
+        return {"commit": ask("rev-parse", "HEAD"), "changed": bool(ask("status", "--porcelain", "-uno"))}
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _hardware(world: World) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "machine": platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "processes": world.size,
+        "device": world.device,
+    }
+    if world.device.startswith("cuda"):
+        found["gpu"] = torch.cuda.get_device_name(world.device)
+    return found
+
+
+def _software() -> dict[str, str]:
+    packages = ("tk-kernel", "torch", "transformers", "peft", "tokenizers", "safetensors", "numpy")
+    found = {"python": platform.python_version(), "system": platform.platform()}
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except ImportError:  # PackageNotFoundError: the run does without it
+            continue
+    return found

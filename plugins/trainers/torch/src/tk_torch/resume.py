@@ -1,0 +1,162 @@
+"""Where a run stands, and whether a checkpoint belongs to the config at hand."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from tk.compose import Plan
+from tk.contracts import Strategy, World
+from tk.errors import TkError, UsageError
+from tk_torch import files, seeds
+from tk_torch.checkpoints import STATE, WEIGHTS, Checkpoints, Saved
+from tk_torch.ranks import on_rank_0
+from tk_torch.record import CHECKPOINTS, FINAL
+
+FREE = ("output", "report", "trackers", "plugins", "sampling", "engines", "rewards", "launcher", "evaluators")
+FREE_FIELDS = (
+    "train.resume",
+    "train.log_every",
+    "train.keep_last",
+    "train.save_every",
+    "train.weights_only",
+    "eval.every",
+    "eval.at_start",
+    "eval.batch_size",
+    "eval.generate",
+    "eval.max_new_tokens",
+    "eval.sources",
+    "strategy",
+)
+"""What may differ when a run goes on, because the weights do not depend on it (`strategy`: how they are spread)."""
+
+
+@dataclass
+class Progress:
+    """Where a run stands after a whole step; saved in each checkpoint.
+
+    cursor: of the source after the window that was consumed last. first, evals: figures by set of examples.
+    samples: answers before training.
+    """
+
+    step: int = 0
+    epoch: float = 0.0
+    cursor: Mapping[str, Any] | None = None
+    seconds: float = 0.0
+    tokens: int = 0
+    first: Mapping[str, Any] = field(default_factory=dict)
+    evals: Mapping[str, Any] = field(default_factory=dict)
+    samples: list[dict[str, Any]] = field(default_factory=list)
+
+
+def save(
+    checkpoints: Checkpoints,
+    progress: Progress,
+    plan: Plan,
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    strategy: Strategy,
+    world: World,
+    callbacks: Mapping[str, Any],
+) -> Path:
+    """Gather what resume needs from every rank; rank 0 writes it. Raises TkError on every rank where it cannot."""
+    weights = dict(strategy.weights(module, trainable=True))
+    state = None if plan.config.train.weights_only else strategy.optimizer_state(module, optimizer)
+    streams = _every_stream(strategy, world)
+
+    def write() -> str:
+        about = {
+            "progress": asdict(progress),
+            "callbacks": callbacks,
+            "config": plan.tree,
+            "plugins": plan.registry.fingerprint(),
+            "world": world.size,
+        }
+        return str(checkpoints.write(progress.step, weights, state, streams, json.loads(files.json_text(about))))
+
+    return Path(on_rank_0(strategy, world, write))
+
+
+def restore(
+    saved: Saved,
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    strategy: Strategy,
+    world: World,
+    seed: int,
+) -> dict[str, Any]:
+    """Put a checkpoint back on this rank; returns its `state.json`.
+
+    On another number of processes than before, dropout goes on with streams of its own.
+    """
+    state = saved.state()
+    strategy.restore(module, optimizer, saved.weights(), saved.optimizer())
+    if state["world"] == world.size:
+        seeds.set_full_state(saved.streams(world.rank), world.device)
+    else:
+        seeds.seed_everything(seed, world.rank + 1, saved.step)
+    return state
+
+
+def check_config(saved: Saved, plan: Plan) -> None:
+    """Raises UsageError naming the keys that differ from the interrupted run's and would change its course."""
+    was, now = (_flat(json.loads(files.json_text(tree))) for tree in (saved.state()["config"], plan.tree))
+    differing = [
+        f"{key} (was {was.get(key)!r}, is {now.get(key)!r})"
+        for key in sorted({*was, *now})
+        if was.get(key) != now.get(key) and not _free(key)
+    ]
+    if differing:
+        raise UsageError(
+            f"--resume: {saved.path} was trained with another config: {'; '.join(differing)}. Give the same values, or "
+            "begin a new run from its weights with train.start_from."
+        )
+
+
+def starting_point(name: str) -> tuple[Path, bool]:
+    """Folder that `train.start_from` means, and whether it is a checkpoint (else what a tuner has saved).
+
+    name: a run, one of its checkpoints, or a folder that a tuner can load. Raises UsageError for anything else.
+    """
+    folder = Path(name)
+    if not folder.is_dir():
+        raise UsageError(f"train.start_from: {folder} is not a folder.")
+    if (folder / STATE).is_file() and (folder / WEIGHTS).is_file():
+        wrong = files.problem(folder)
+        if wrong:
+            raise TkError(f"train.start_from: {folder} is not whole: {wrong}.")
+        return folder, True
+    if (folder / FINAL).is_dir():
+        return folder / FINAL, False
+    if (folder / CHECKPOINTS).is_dir():
+        newest = Checkpoints(folder / CHECKPOINTS, 1).newest()
+        if newest is None:
+            raise UsageError(f"train.start_from: {folder} has no whole checkpoint yet.")
+        return newest.path, True
+    return folder, False
+
+
+def _every_stream(strategy: Strategy, world: World) -> list[dict[str, torch.Tensor]]:
+    own = seeds.full_state(world.device)
+    gathered = {name: strategy.gather(value) for name, value in sorted(own.items())}
+    return [{name: parts[rank] for name, parts in gathered.items()} for rank in range(world.size)]
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            found |= _flat(value, f"{prefix}{key}.")
+        elif value not in ({}, None):
+            found[f"{prefix}{key}"] = value
+    return found
+
+
+def _free(key: str) -> bool:
+    return key.split(".")[0] in FREE or any(key == name or key.startswith(f"{name}.") for name in FREE_FIELDS)

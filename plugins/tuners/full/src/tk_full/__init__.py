@@ -1,0 +1,1 @@
+"""The tuner that trains a model's own weights."""
