@@ -156,8 +156,11 @@ def test_each_wheel_holds_its_package_alone(wheels):
         assert tops == {"tk" if package == "tk_kernel" else package}
 
 
-def test_nothing_else_changed(environment):
-    script = "import json, torch, transformers, tk_auto; print(json.dumps([m.__file__ for m in (torch, transformers, tk_auto)]))"
+def test_everything_else_is_where_it_was(environment):
+    script = (
+        "import json, importlib.util as u; names = ['torch', 'transformers', 'tk_auto', 'tk_sft'];"
+        "print(json.dumps([u.find_spec(name).origin for name in names]))"
+    )
     theirs = json.loads(environment.run("python", "-c", script))
     ours = json.loads(subprocess.check_output([sys.executable, "-c", script], text=True))
     assert theirs == ours

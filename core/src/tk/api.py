@@ -9,6 +9,7 @@ tk.export(run=result.output, to="merged")
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,7 +49,8 @@ def infer(config: Any = None, *, run: str | Path | None = None, **sections: Any)
     """Answers to every row of `data`, in order, with the scores of `rewards`."""
     from tk import inference
 
-    return list(inference.answers(setup.plan(setup.given_from(config, sections, run)), _folder(run)))
+    given = replace(setup.given_from(config, sections, run), forget=setup.TRAINED_ON)
+    return list(inference.answers(setup.plan(given), _folder(run)))
 
 
 def chat(config: Any = None, *, run: str | Path | None = None, **sections: Any) -> Conversation:

@@ -12,7 +12,7 @@ from typing import Any
 from tk import plugins
 from tk.compose import Plan, compose
 from tk.config.resolve import Config, Resolver, chosen_kinds, sections_of
-from tk.config.tree import Tree, from_environment, from_flags, from_mapping, from_yaml
+from tk.config.tree import Key, Tree, from_environment, from_flags, from_mapping, from_yaml
 from tk.errors import ConfigError, UsageError
 from tk.plugins import Registry, Selection
 
@@ -21,16 +21,21 @@ from tk.plugins import Registry, Selection
 class Given:
     """What a user gave, from the weakest to the strongest: environment, run, files, values, flags.
 
-    run: folder of a former run whose config.yaml comes first.
+    run: folder of a former run whose config.yaml comes first. forget: paths of it that are left out.
     files: YAML files. values: mappings from Python. flags: ("tuner.rank", "8") pairs. plugin_files: --plugin.
     """
 
     run: Path | None = None
+    forget: Sequence[Key] = ()
     files: Sequence[Path] = ()
     values: Sequence[Mapping[str, Any]] = ()
     flags: Sequence[tuple[str, str]] = ()
     plugin_files: Sequence[str] = ()
     environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
+
+
+TRAINED_ON: tuple[Key, ...] = (("data", "sources"), ("eval", "sources"))
+"""What a run was trained and evaluated on: nothing that another command should take up by itself."""
 
 
 def given_from(config: Any, sections: Mapping[str, Any], run: str | Path | None = None) -> Given:
@@ -50,6 +55,8 @@ def given_from(config: Any, sections: Mapping[str, Any], run: str | Path | None 
 def resolver(given: Given) -> Resolver:
     """Plugins loaded as the config says, and its layers merged."""
     raw = [from_yaml(path) for path in _files(given)] + [from_mapping(v, "the call") for v in given.values]
+    for path in given.forget if given.run else ():
+        raw[0].drop(path)
     registry = plugins.load(_selection(given, raw))
     chosen = chosen_kinds(registry)
     environment = from_environment(sections_of(registry), given.environ)

@@ -27,6 +27,8 @@ class Spec:
     aliases: other names for the same component.
     requires / supports: capabilities (tk.capabilities).
     defaults: config path -> value that this component suggests where the user says nothing, e.g. {"optim.lr": 2e-4}.
+    uses: keyword -> config section of a kind that selects one component: what is chosen there is built and given to
+        `target` under that keyword, e.g. {"penalty": "penalty"}.
     extra: what to install where the component needs more than its package brings, e.g. "tk-plugin-vllm[cpu]".
     """
 
@@ -38,6 +40,7 @@ class Spec:
     requires: tuple[str, ...] = ()
     supports: tuple[str, ...] = ()
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    uses: Mapping[str, str] = field(default_factory=dict)
     extra: str = ""
 
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 import typer
 
@@ -17,7 +18,7 @@ from tk.config.options import Option, options_of
 from tk.config.resolve import Resolver
 from tk.config.sections import SCALARS
 from tk.errors import TkError
-from tk.setup import Given, resolver
+from tk.setup import TRAINED_ON, Given, resolver
 
 Flags = list[tuple[str, str]]
 
@@ -46,7 +47,10 @@ def make(name: str, args: Sequence[str], *, completing: bool = False) -> tuple[A
         if not wants_help or completing is False:
             raise
         parameters = list(_parameters(name, resolver(Given()), full=True))
-    own = [p for p in inspect.signature(function).parameters.values() if p.kind is not p.VAR_KEYWORD]
+    # Typer evaluates no annotation of a signature that is set by hand.
+    hints = get_type_hints(function, include_extras=True)
+    declared = inspect.signature(function).parameters.values()
+    own = [p.replace(annotation=hints[p.name]) for p in declared if p.kind is not p.VAR_KEYWORD]
     function.__signature__ = inspect.Signature([*own, *parameters])  # type: ignore[attr-defined]
     sub = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
     sub.command(name, help=inspect.getdoc(function))(function)
@@ -247,7 +251,7 @@ def _function(name: str, flags: Flags) -> Callable[..., None]:
 
         if input is not None:
             flags.append(("data.sources.input.path", str(input)))
-        commands.infer(given(config, run, plugin, sections), to=to, json=json)
+        commands.infer(replace(given(config, run, plugin, sections), forget=TRAINED_ON), to=to, json=json)
 
     def chat(
         config: Config = None,

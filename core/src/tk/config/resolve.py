@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, get_args, get_origin
 
@@ -33,11 +33,12 @@ WEIGHT = Option("weight", float, float, 1.0, False, "Its share.")
 
 @dataclass(frozen=True)
 class Chosen:
-    """A component that a config selects, with its options."""
+    """A component that a config selects, with its options and what other sections chose for it (`Spec.uses`)."""
 
     component: Component
     options: Any = None
     weight: float = 1.0
+    used: Mapping[str, Chosen] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -45,7 +46,8 @@ class Chosen:
 
     def build(self, **context: Any) -> Any:
         """The component itself (Component.build)."""
-        return self.component.build(self.options, **context)
+        used = {keyword: chosen.build() for keyword, chosen in self.used.items()}
+        return self.component.build(self.options, **used, **context)
 
 
 @dataclass(frozen=True)
@@ -220,8 +222,17 @@ class Resolver:
                 made = {key: self._choose(c, (kind.section, key), kind) for key, c in self.several(kind).items()}
                 groups[kind.section] = {key: pair[0] for key, pair in made.items()}
                 out[kind.section] = {key: pair[1] for key, pair in made.items()}
+        chosen = {section: self._given(one, chosen) for section, one in chosen.items()}
+        groups = {s: {key: self._given(one, chosen) for key, one in group.items()} for s, group in groups.items()}
         tree = msgspec.to_builtins(out)
         return Config(**fixed, family=family, chosen=chosen, groups=groups, tree=tree, origins=dict(self.tree.origins))
+
+    def _given(self, one: Chosen, chosen: Mapping[str, Chosen]) -> Chosen:
+        """`one` with what its spec uses of other sections. Raises ConfigError where nothing is chosen there."""
+        missing = [section for section in one.component.spec.uses.values() if section not in chosen]
+        if missing:
+            raise self.error((missing[0],), f"{one.component.label} needs what is chosen here, and nothing is.")
+        return replace(one, used={keyword: chosen[s] for keyword, s in one.component.spec.uses.items()})
 
     def _choose(self, component: Component, path: Key, group: KindSpec | None = None) -> tuple[Chosen, dict[str, Any]]:
         node = self.tree.get(path, {})

@@ -54,7 +54,10 @@ def test_it_is_built_from_its_options():
 
 def open_kind(kind: KindSpec) -> tuple[Mapping[str, Any], Mapping[str, str]]:
     """(recipe, template texts) in the form of the folders in `templates/`."""
-    recipe = {"summary": f"A {kind.singular}; say in one line what it does.", "use": f"tk {kind.name} show $name"}
+    recipe: dict[str, Any] = {
+        "summary": f"A {kind.singular}; say in one line what it does.",
+        "use": f"tk {kind.name} show $name",
+    }
     package = kind.spec.__module__.partition(".")[0]
     if package != "tk":
         recipe |= {"dependencies": _distribution(package)}

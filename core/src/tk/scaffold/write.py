@@ -74,7 +74,9 @@ def render(kind: KindSpec, name: str) -> dict[Path, str]:
     recipe: Mapping[str, Any]
     if own.is_dir():
         recipe = tomllib.loads((own / "recipe.toml").read_text("utf-8"))
-        sources = {entry.name: entry.read_text("utf-8") for entry in own.iterdir() if entry.name.endswith(".tmpl")}
+        sources: Mapping[str, str] = {
+            entry.name: entry.read_text("utf-8") for entry in own.iterdir() if entry.name.endswith(".tmpl")
+        }
     else:
         recipe, sources = open_kind(kind)
     words = _words(kind, name, recipe)
@@ -104,7 +106,7 @@ def _words(kind: KindSpec, name: str, recipe: Mapping[str, Any]) -> dict[str, st
     cls = "".join(part.capitalize() for part in name.split("-"))
     spec = kind.spec.__name__
     from_tk = kind.spec.__module__ == "tk.specs"
-    summary = recipe["summary"]
+    summary = Template(recipe["summary"]).substitute(name=name)
     extra = "".join(f"\n        {line}," for line in recipe.get("spec", ()))
     attribute = name.replace("-", "_") if recipe.get("function") else cls
     return {

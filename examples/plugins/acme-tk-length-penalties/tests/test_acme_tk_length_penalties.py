@@ -1,5 +1,6 @@
 """The two penalties, and the command that applies the one that the config chooses."""
 
+import asyncio
 import json
 
 import pytest
@@ -7,7 +8,11 @@ from acme_tk_length_penalties.command import lengths
 from acme_tk_length_penalties.options import OverlongOptions
 from acme_tk_length_penalties.penalties import GroupRange, Overlong
 
+from tk.api import load_config
+from tk.contracts import Scored
 from tk.errors import DataError, UsageError
+from tk.sample import Message
+from tk.testing import check_reward
 
 
 @pytest.fixture
@@ -60,3 +65,11 @@ def test_what_is_wrong_is_said(answers, tmp_path):
     broken.write_text('{"origin": "a:1"}\n')
     with pytest.raises(DataError, match=r"broken.jsonl:1: no answer"):
         lengths(broken)
+
+
+def test_the_reward_takes_the_penalty_that_the_section_chooses():
+    config = load_config(penalty={"name": "overlong", "limit": 2, "margin": 4}, rewards={"length-penalty": 1.0})
+    reward = config.groups["rewards"]["length-penalty"].build()
+    batch = Scored([()] * 3, [Message("assistant", "x")] * 3, completion_ids=[(1,), (1,) * 4, (1,) * 9])
+    assert list(asyncio.run(reward(batch))) == [0.0, -0.5, -1.0]
+    check_reward(reward)

@@ -211,3 +211,23 @@ def test_importing_it_draws_nothing():
     code = "import sys, tk_report; print([m for m in ('matplotlib', 'numpy', 'torch') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_failed_run_says_why_and_where_its_rows_went(tmp_path):
+    (tmp_path / "final").mkdir()
+    info = {
+        **INFO,
+        "error": "TkError: the disk is <full>",
+        "rejects": "rejects.jsonl",
+        "samples": [],
+        "no_samples": "none",
+    }
+    write_report(write_run(tmp_path, info), plot=False)
+    text = text_of(tmp_path)
+    for shown in (
+        "failed: TkError: the disk is <full>",
+        "They are kept in rejects.jsonl",
+        "Answers before and after none",
+    ):
+        assert shown in text
+    assert f"The trained weights are in {tmp_path / 'final'}" in text

@@ -21,7 +21,12 @@ SIZES: dict[str, Any] = {
     "pad_token_id": 0,
 }
 LINEAR = {"linear_num_value_heads": 4, "linear_num_key_heads": 2, "linear_key_head_dim": 8, "linear_value_head_dim": 8}
-EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "shared_expert_intermediate_size": 16}
+EXPERTS = {
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 16,
+    "shared_expert_intermediate_size": 16,
+}
 CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("LlamaConfig", SIZES),
     "qwen2": ("Qwen2Config", SIZES),
@@ -34,7 +39,14 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "cohere": ("CohereConfig", {**SIZES, "logit_scale": 0.0625}),
     "falcon-h1": (
         "FalconH1Config",
-        {**SIZES, "mamba_d_ssm": 32, "mamba_n_heads": 4, "mamba_d_head": 8, "mamba_d_state": 8, "lm_head_multiplier": 0.5},
+        {
+            **SIZES,
+            "mamba_d_ssm": 32,
+            "mamba_n_heads": 4,
+            "mamba_d_head": 8,
+            "mamba_d_state": 8,
+            "lm_head_multiplier": 0.5,
+        },
     ),
     "mamba": ("MambaConfig", {"vocab_size": 96, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 8}),
     "qwen3-next": (
@@ -49,7 +61,9 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
 def tiny() -> Callable[..., nn.Module]:
     """tiny(architecture, auto="AutoModelForCausalLM", seed=0, **config) -> a random model in training mode."""
 
-    def make(architecture: str = "llama", auto: str = "AutoModelForCausalLM", seed: int = 0, **config: Any) -> nn.Module:
+    def make(
+        architecture: str = "llama", auto: str = "AutoModelForCausalLM", seed: int = 0, **config: Any
+    ) -> nn.Module:
         name, sizes = CONFIGS[architecture]
         implementation = config.pop("attention", None)
         settings = getattr(transformers, name)(**{**sizes, **config})

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from tk.contracts import Batch, Example, Layout
 from tk_tensor.collate import collate_tokens, reduce_for
 
@@ -27,12 +28,20 @@ def predictions(rows: list[list[Example]], layout: Layout) -> list[tuple[int, in
     """(sample, position in it, token there, token predicted, weight), as a model would see them."""
     inputs, fields, _, _ = collate_tokens(rows, layout)
     ids, positions = inputs["input_ids"].reshape(-1), inputs["position_ids"].reshape(-1)
-    columns = (fields["rows"], positions[fields["select"]], ids[fields["select"]], fields["targets"], fields["token_weights"])
+    columns = (
+        fields["rows"],
+        positions[fields["select"]],
+        ids[fields["select"]],
+        fields["targets"],
+        fields["token_weights"],
+    )
     return list(zip(*(c.tolist() for c in columns), strict=True))
 
 
 samples = st.lists(
-    st.lists(st.tuples(st.integers(1, 50), st.sampled_from([0.0, 0.5, 1.0])), min_size=1, max_size=9), min_size=1, max_size=6
+    st.lists(st.tuples(st.integers(1, 50), st.sampled_from([0.0, 0.5, 1.0])), min_size=1, max_size=9),
+    min_size=1,
+    max_size=6,
 )
 
 
@@ -54,7 +63,9 @@ def test_each_trained_token_is_predicted_from_the_one_before_it(
 
 
 def test_left_padding_counts_positions_from_the_first_token() -> None:
-    inputs, fields, samples, tokens = collate_tokens([[example([5, 6, 7], [0, 1, 1])], [example([8, 9], [0, 1])]], LAYOUTS["left"])
+    inputs, fields, samples, tokens = collate_tokens(
+        [[example([5, 6, 7], [0, 1, 1])], [example([8, 9], [0, 1])]], LAYOUTS["left"]
+    )
     assert inputs["input_ids"].tolist() == [[5, 6, 7], [0, 8, 9]]
     assert inputs["attention_mask"].tolist() == [[1, 1, 1], [0, 1, 1]]
     assert inputs["position_ids"].tolist() == [[0, 1, 2], [0, 0, 1]]

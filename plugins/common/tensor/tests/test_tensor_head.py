@@ -8,15 +8,18 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor, nn
+
 from tk.contracts import Stat
 from tk_tensor.head import STATISTICS, Projection, statistics
-from torch import Tensor, nn
 
 V, H = 53, 16
 ALL = ("logps", "mean_logps", "entropy", "logsumexp")
 
 
-def reference(hidden: Tensor, linear: nn.Linear, targets: Tensor, name: str, t: float, scale: float, cap: float | None) -> Tensor:
+def reference(
+    hidden: Tensor, linear: nn.Linear, targets: Tensor, name: str, t: float, scale: float, cap: float | None
+) -> Tensor:
     z = hidden @ linear.weight.double().T
     if linear.bias is not None:
         z = z + linear.bias.double()
@@ -41,7 +44,9 @@ def case(n: int, *, seed: int = 0, bias: bool = False, grad: bool = False) -> tu
 @pytest.mark.parametrize("trained", [False, True], ids=["frozen", "trained"])
 @pytest.mark.parametrize("chunk", [4, 1024])
 @pytest.mark.parametrize("names", [ALL, ("logps",), ("logps", "mean_logps", "logsumexp")])
-@pytest.mark.parametrize(("temperature", "scale", "cap"), [(1.0, 1.0, None), (0.7, 3.0, None), (1.0, 2.0, 1.5), (1.3, 0.5, 2.0)])
+@pytest.mark.parametrize(
+    ("temperature", "scale", "cap"), [(1.0, 1.0, None), (0.7, 3.0, None), (1.0, 2.0, 1.5), (1.3, 0.5, 2.0)]
+)
 def test_values_and_gradients_equal_the_definition(
     names: tuple[str, ...], chunk: int, trained: bool, temperature: float, scale: float, cap: float | None
 ) -> None:
@@ -96,10 +101,16 @@ def test_two_temperatures_share_one_pass_of_logits() -> None:
     hidden, linear, targets, _ = case(5)
     both = statistics(Projection(linear), hidden, targets, [Stat("logps", 0.5), Stat("logsumexp", 2.0)])
     torch.testing.assert_close(
-        both["logps"].double(), reference(hidden.double(), linear, targets, "logps", 0.5, 1.0, None), rtol=1e-5, atol=1e-5
+        both["logps"].double(),
+        reference(hidden.double(), linear, targets, "logps", 0.5, 1.0, None),
+        rtol=1e-5,
+        atol=1e-5,
     )
     torch.testing.assert_close(
-        both["logsumexp"].double(), reference(hidden.double(), linear, targets, "logsumexp", 2.0, 1.0, None), rtol=1e-5, atol=1e-5
+        both["logsumexp"].double(),
+        reference(hidden.double(), linear, targets, "logsumexp", 2.0, 1.0, None),
+        rtol=1e-5,
+        atol=1e-5,
     )
 
 

@@ -7,12 +7,13 @@ from collections.abc import Callable
 import peft
 import pytest
 import torch
+from torch import Tensor, nn
+
 from tk.contracts import Stat
 from tk_tensor.head import Projection, statistics
 from tk_tensor.packing import probe_packing
 from tk_tensor.probe import at_rest
 from tk_tensor.route import Route, route_of
-from torch import Tensor, nn
 
 Make = Callable[..., nn.Module]
 IDS = torch.randint(1, 96, (2, 9), generator=torch.Generator().manual_seed(3))
@@ -134,7 +135,9 @@ def test_probing_leaves_the_model_as_it_was(tiny: Make) -> None:
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@pytest.mark.parametrize("architecture", ["llama", "qwen2", "qwen3", "qwen2-moe", "gpt2", "gemma3", "granite", "cohere"])
+@pytest.mark.parametrize(
+    "architecture", ["llama", "qwen2", "qwen3", "qwen2-moe", "gpt2", "gemma3", "granite", "cohere"]
+)
 def test_attention_models_keep_packed_samples_apart(tiny: Make, architecture: str, attention: str) -> None:
     assert probe_packing(tiny(architecture, attention=attention))
 

@@ -10,11 +10,12 @@ import numpy as np
 import peft
 import pytest
 import torch
+from torch import Tensor, nn
+
 from tk.contracts import Example, Layout, LoadedModel, Pass, Role, Stat
 from tk.errors import TkError
 from tk_tensor.collate import collate_tokens
 from tk_tensor.scored import ScoredModel, build_scored
-from torch import Tensor, nn
 
 Make = Callable[..., nn.Module]
 LOGPS = (Stat("logps"),)
@@ -35,7 +36,9 @@ def scored(models: dict[str, nn.Module], *roles: Role, chunk: int = 1024) -> Sco
 
 
 def lora(model: nn.Module, **config: Any) -> nn.Module:
-    settings = peft.LoraConfig(target_modules="all-linear", r=2, init_lora_weights=False, task_type="CAUSAL_LM", **config)
+    settings = peft.LoraConfig(
+        target_modules="all-linear", r=2, init_lora_weights=False, task_type="CAUSAL_LM", **config
+    )
     return peft.get_peft_model(model, settings)
 
 

@@ -47,6 +47,11 @@ def spaced(request: pytest.FixtureRequest) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>", bos_token="<s>", unk_token="<unk>")
 
 
+@pytest.fixture(scope="module")
+def encoder(smollm2: Any) -> TokenEncoder:
+    return TokenEncoder(smollm2)
+
+
 SPELLED = st.lists(
     st.one_of(
         st.text(max_size=6), st.sampled_from(["<|im_start|>", "<|im_end|>", "<file_sep>", "<|im_", "end|>", " "])
@@ -57,8 +62,9 @@ SPELLED = st.lists(
 
 @settings(max_examples=100, deadline=None)
 @given(before=SPELLED, content=SPELLED)
-def test_spelled_tokens_are_encoded_as_the_tokenizer_splits_them(smollm2: Any, before: str, content: str) -> None:
-    encoder = TokenEncoder(smollm2)
+def test_spelled_tokens_are_encoded_as_the_tokenizer_splits_them(
+    smollm2: Any, encoder: TokenEncoder, before: str, content: str
+) -> None:
     text, spelled = "<|im_start|>", []
     for piece in (before, content):
         spelled += [(len(text) + m.start(), len(text) + m.end()) for m in encoder.guard.finditer(piece)]
@@ -94,9 +100,8 @@ def test_a_token_merged_over_the_start_of_a_span_is_not_trained(smollm2: Any) ->
 def test_offsets_that_the_tokenizer_trims_hide_no_merge(smollm2: Any) -> None:
     trimming = copy_of(smollm2, post_processor=processors.ByteLevel(trim_offsets=True))
     text = "say: hello\n\nyou <|im_end|>\n"
-    for start in range(len(text)):
-        rendered = [Rendered(text, [(start, len(text), 1.0)])]
-        assert TokenEncoder(trimming).encode(rendered) == TokenEncoder(smollm2).encode(rendered)
+    rendered = [Rendered(text, [(start, len(text), 1.0)]) for start in range(len(text))]
+    assert TokenEncoder(trimming).encode(rendered) == TokenEncoder(smollm2).encode(rendered)
 
 
 def test_padding_or_truncation_left_set_in_the_tokenizer_changes_nothing(smollm2: Any) -> None:

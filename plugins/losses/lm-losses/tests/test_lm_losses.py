@@ -9,10 +9,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tk_lm_losses.losses import CausalLm, Dft
-from tk_lm_losses.options import CausalLmOptions
 from torch import Tensor
 from torch.nn import functional as F
+
+from tk_lm_losses.losses import CausalLm, Dft
+from tk_lm_losses.options import CausalLmOptions
 
 V = 41
 LOSSES = [CausalLm(), CausalLm(CausalLmOptions(0.1)), CausalLm(CausalLmOptions(0.2, 1e-2)), Dft()]
@@ -27,7 +28,9 @@ def stats_of(logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
     }
 
 
-def total(loss: Any, logits: Tensor, targets: Tensor, weights: Tensor, rows: Tensor | None = None, samples: int = 1) -> Tensor:
+def total(
+    loss: Any, logits: Tensor, targets: Tensor, weights: Tensor, rows: Tensor | None = None, samples: int = 1
+) -> Tensor:
     rows = torch.zeros_like(targets) if rows is None else rows
     fields = {"targets": targets, "token_weights": weights, "rows": rows}
     wanted = {s.name: stats_of(logits, targets)[s.name] for s in loss.wants}
@@ -51,7 +54,9 @@ def test_cross_entropy_with_smoothing_is_torchs_in_value_and_gradient(smoothing:
 
 def test_z_loss_adds_the_squared_log_normaliser() -> None:
     logits, targets = random(9)
-    plain, extra = (total(CausalLm(CausalLmOptions(z_loss=z)), logits, targets, torch.ones(9)).sum() for z in (0.0, 1e-2))
+    plain, extra = (
+        total(CausalLm(CausalLmOptions(z_loss=z)), logits, targets, torch.ones(9)).sum() for z in (0.0, 1e-2)
+    )
     torch.testing.assert_close(extra - plain, 1e-2 * logits.logsumexp(-1).square().sum(), rtol=1e-4, atol=1e-4)
 
 
@@ -76,7 +81,9 @@ def test_values_are_sums_by_sample_linear_in_the_weights(loss: Any, seed: int, n
     assert both.shape == (2,)
     alone = [total(loss, logits[rows == r], targets[rows == r], weights[rows == r]).sum() for r in (0, 1)]
     torch.testing.assert_close(both, torch.stack(alone), rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(total(loss, logits, targets, weights * factor, rows, 2), both * factor, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        total(loss, logits, targets, weights * factor, rows, 2), both * factor, rtol=1e-4, atol=1e-4
+    )
 
 
 @pytest.mark.parametrize("loss", LOSSES, ids=repr)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from tk.contracts import Encoding, Example, Limit, Stat
 from tk.errors import DataError, UsageError
 from tk.sample import Message, Sample
@@ -75,7 +76,12 @@ def test_the_last_round_holds_tool_calls_and_their_results_answers() -> None:
 
 @pytest.mark.parametrize("train_on", ["all-assistant", "last", "all"])
 def test_flags_in_the_data_have_the_last_word(train_on: str) -> None:
-    turns = (Message("user", "ab", loss=0.5), Message("assistant", "c", loss=2.0), Message("user", "d"), Message("assistant", "e", loss=0.0))
+    turns = (
+        Message("user", "ab", loss=0.5),
+        Message("assistant", "c", loss=2.0),
+        Message("user", "d"),
+        Message("assistant", "e", loss=0.0),
+    )
     (examples,) = sft(train_on).encode([Sample(messages=turns)], Letters(), NO_LIMIT)
     weights = dict(zip("?abcde", examples[0].values["weights"].tolist(), strict=True))
     assert (weights["a"], weights["c"], weights["e"]) == (0.5, 2.0, 0.0)
@@ -101,7 +107,9 @@ def test_pretraining_trains_every_token_of_a_conversation() -> None:
     assert trained(examples) == ["abcdefgh"]
 
 
-@pytest.mark.parametrize("sample", [Sample(messages=(Message("user", "ab"),), origin="a.jsonl:3"), Sample(origin="a.jsonl:3")])
+@pytest.mark.parametrize(
+    "sample", [Sample(messages=(Message("user", "ab"),), origin="a.jsonl:3"), Sample(origin="a.jsonl:3")]
+)
 def test_a_row_without_a_trained_token_is_named(sample: Sample) -> None:
     with pytest.raises(DataError, match=r"^a\.jsonl:3: no token is trained"):
         sft().encode([sample], Letters(), NO_LIMIT)
@@ -113,7 +121,8 @@ def test_a_row_too_long_is_an_error_that_tells_its_length_and_the_mend() -> None
 
 
 @pytest.mark.parametrize(
-    ("limit", "kept"), [(Limit(8, "drop"), []), (Limit(4, "left"), ["gh"]), (Limit(5, "right"), ["cd"]), (Limit(9), ["cdegh"])]
+    ("limit", "kept"),
+    [(Limit(8, "drop"), []), (Limit(4, "left"), ["gh"]), (Limit(5, "right"), ["cd"]), (Limit(9), ["cdegh"])],
 )
 def test_longer_rows_are_dropped_or_cut(limit: Limit, kept: list[str]) -> None:
     (examples,) = sft().encode([CHAT], Letters(), limit)

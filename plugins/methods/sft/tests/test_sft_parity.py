@@ -8,6 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import LlamaConfig, LlamaForCausalLM
+
 from tk.contracts import Encoding, Layout, Limit, LoadedModel
 from tk.sample import Sample
 from tk_lm_losses.losses import CausalLm, Dft
@@ -16,12 +20,14 @@ from tk_sft.method import Sft
 from tk_sft.options import SftOptions
 from tk_tensor.collate import reduce_for
 from tk_tensor.scored import build_scored
-from torch import Tensor, nn
-from torch.nn import functional as F
-from transformers import LlamaConfig, LlamaForCausalLM
 
 CONFIG = LlamaConfig(
-    vocab_size=101, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2
+    vocab_size=101,
+    hidden_size=32,
+    intermediate_size=48,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
 )
 LAYOUTS = {
     "right": Layout(pad_id=0),
@@ -63,7 +69,9 @@ class Fixed:
         return self.encodings
 
 
-def ours(model: nn.Module, encodings: list[Encoding], layout: Layout, loss: Any, micro: int = 4) -> tuple[float, Tensor]:
+def ours(
+    model: nn.Module, encodings: list[Encoding], layout: Layout, loss: Any, micro: int = 4
+) -> tuple[float, Tensor]:
     """Objective and gradient of one optimizer step, as the contracts define them."""
     method = Sft(SftOptions(), {"it": (1.0, loss)})
     scored = build_scored({"policy": LoadedModel(model, None, "")}, method.roles(), None)  # type: ignore[arg-type]
@@ -109,7 +117,9 @@ def same(one: tuple[float, Tensor], other: tuple[float, Tensor], bound: float = 
 
 @pytest.mark.parametrize("layout", sorted(LAYOUTS))
 @pytest.mark.parametrize("name", sorted(LOSSES))
-def test_loss_and_gradients_equal_a_loop_written_by_hand(model: nn.Module, encodings: list[Encoding], name: str, layout: str) -> None:
+def test_loss_and_gradients_equal_a_loop_written_by_hand(
+    model: nn.Module, encodings: list[Encoding], name: str, layout: str
+) -> None:
     same(ours(model, encodings, LAYOUTS[layout], LOSSES[name]), by_hand(model, encodings, name))
 
 

@@ -8,15 +8,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
+
 from tk.errors import TkError, UsageError
 from tk_auto.family import AutoFamily
 from tk_conformance.tiny import tiny_checkpoint
-from transformers import AutoModelForCausalLM
 
 ARCHITECTURES = ("llama", "qwen3", "gpt2", "gemma3_text")
 
 
-@pytest.fixture()
+@pytest.fixture
 def family() -> AutoFamily:
     return AutoFamily()
 

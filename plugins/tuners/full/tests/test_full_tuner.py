@@ -6,14 +6,14 @@ from pathlib import Path
 import msgspec
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
+
+from tk.contracts import LoadedModel, Tuner
 from tk.errors import TkError, UsageError
 from tk_auto.family import AutoFamily
 from tk_conformance.tiny import tiny_checkpoint
 from tk_full.options import FullOptions
 from tk_full.tuner import FullTuner
-from transformers import AutoModelForCausalLM
-
-from tk.contracts import LoadedModel, Tuner
 
 
 def loaded(folder: Path, **settings: object) -> LoadedModel:

@@ -9,6 +9,8 @@ import msgspec
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM
+
 from tk.config.options import options_of
 from tk.contracts import LoadedModel, Tuner
 from tk.errors import TkError, UsageError
@@ -16,7 +18,6 @@ from tk_auto.family import AutoFamily
 from tk_conformance.tiny import tiny_checkpoint
 from tk_lora.options import LoraOptions
 from tk_lora.tuner import LoraTuner
-from transformers import AutoModelForCausalLM
 
 
 def load(folder: Path, architecture: str = "llama", device: str = "cpu", **config: Any) -> LoadedModel:
@@ -33,10 +34,10 @@ def test_it_is_a_tuner_whose_options_import_nothing_heavy() -> None:
 
 @pytest.mark.parametrize("wrong", [{"init": "magic"}, {"rank": 0}, {"dropout": 1.0}, {"init": "pissa_niter_0"}])
 def test_options_out_of_bounds_are_refused(wrong: dict[str, Any]) -> None:
+    ((name, value),) = wrong.items()
+    (option,) = (option for option in options_of(LoraOptions) if option.name == name)
     with pytest.raises(msgspec.ValidationError):
-        for option in options_of(LoraOptions):
-            if option.name in wrong:
-                msgspec.convert(wrong[option.name], option.annotated)
+        msgspec.convert(value, option.annotated)
 
 
 def test_initial_values_are_those_of_plain_peft(tmp_path: Path) -> None:
@@ -66,9 +67,7 @@ def test_the_meta_device_has_the_same_parameters(options: LoraOptions, tmp_path:
     real, planned = load(tmp_path / "m"), load(tmp_path / "m", device="meta")
     LoraTuner(options).attach(real)
     LoraTuner(options).attach(planned)
-    shapes = [
-        {n: (p.shape, p.requires_grad, p.dtype) for n, p in m.module.named_parameters()} for m in (real, planned)
-    ]
+    shapes = [{n: (p.shape, p.requires_grad, p.dtype) for n, p in m.module.named_parameters()} for m in (real, planned)]
     assert shapes[0] == shapes[1]
     assert all(p.is_meta for p in planned.module.parameters())
 

@@ -8,12 +8,13 @@ import pytest
 import torch
 from peft import PeftConfig, PeftModel
 from safetensors import safe_open
+from transformers import AutoModelForCausalLM
+
 from tk.contracts import LoadedModel
 from tk_auto.family import AutoFamily
 from tk_conformance.tiny import tiny_checkpoint
 from tk_lora.options import LoraOptions
 from tk_lora.tuner import LoraTuner
-from transformers import AutoModelForCausalLM
 
 IDS = torch.randint(3, 300, (2, 9), generator=torch.Generator().manual_seed(0))
 VARIANTS: dict[str, dict[str, Any]] = {

@@ -1,9 +1,9 @@
-"""Registers the kind `length-penalties`, its components, and the command `lengths`."""
+"""Registers the kind `length-penalties`, its components, and what uses the chosen one: the reward `length-penalty` and the command `lengths`."""
 
 from collections.abc import Iterable
 
 from acme_tk_length_penalties.contract import LengthPenaltySpec
-from tk import CommandSpec, KindSpec, hookimpl
+from tk import CommandSpec, KindSpec, RewardSpec, hookimpl
 
 
 @hookimpl
@@ -32,6 +32,16 @@ def tk_length_penalties() -> Iterable[LengthPenaltySpec]:
         target="acme_tk_length_penalties.penalties:GroupRange",
         summary="0.5 for the shortest answer to a prompt down to -0.5 for the longest (Kimi k1.5).",
         needs_group=True,
+    )
+
+
+@hookimpl
+def tk_rewards() -> Iterable[RewardSpec]:
+    yield RewardSpec(
+        name="length-penalty",
+        target="acme_tk_length_penalties.reward:PenaltyReward",
+        summary="The penalty that the section `penalty` chooses, over the answers to each prompt.",
+        uses={"penalty": "penalty"},
     )
 
 

@@ -61,7 +61,9 @@ def _title(run: Run) -> str:
 
 def _header(run: Run, title: str) -> str:
     result = run.part("result")
-    if not result:
+    if run.info.get("error"):
+        tag = f'<span class="tag warn">failed: {esc(run.info["error"])}</span>'
+    elif not result:
         tag = '<span class="tag warn">not finished</span>'
     elif result.get("stopped"):
         tag = f'<span class="tag warn">stopped: {esc(result["stopped"])}</span>'
@@ -205,6 +207,8 @@ def _samples(run: Run) -> str:
         talks.append(
             f'<div class="talk"><div class="ask">{esc(_text(sample.get("prompt")))}</div><div class="answers">{answers}</div></div>'
         )
+    if not talks and run.info.get("no_samples"):
+        return f'<p class="soft">{esc(run.info["no_samples"])}</p>'
     return "".join(talks)
 
 
@@ -225,16 +229,24 @@ def _data(run: Run) -> str:
         skipped = source.get("skipped")
         skipped = skipped if isinstance(skipped, Mapping) else {}
         total = sum(value for value in skipped.values() if isinstance(value, int))
-        name = f"{esc(source.get('name', source.get('path', '')))}"
+        split = f' <span class="soft">{esc(source["split"])}</span>' if source.get("split") else ""
+        name = esc(source.get("name", source.get("path", ""))) + split
         where = f'<br><code class="soft">{esc(source.get("path"))}</code>' if source.get("path") else ""
         keys = ("rows", "used", "examples", "tokens", "supervised")
         values = [count(source.get(key)) for key in keys]
         print_ = esc(str(source.get("fingerprint", ""))[:12])
         rows.append((name + where, esc(source.get("format")), *values, count(total), f"<code>{print_}</code>"))
         reasons += [(name, esc(reason), count(number_)) for reason, number_ in skipped.items()]
+    notes = [f'<p class="soft">{esc(note)}</p>' for source in run.items("data") for note in source.get("notes") or ()]
     head = ("source", "format", "rows", "used", "examples", "tokens", "supervised", "skipped", "fingerprint")
     listed = table(("source", "reason", "rows skipped"), reasons, (2,))
-    return table(head, rows, (2, 3, 4, 5, 6, 7)) + (f"<h3>Skipped rows</h3>{listed}" if listed else "")
+    rejects = run.info.get("rejects")
+    aside = f'<p class="soft">They are kept in <code>{esc(rejects)}</code>.</p>' if rejects else ""
+    return (
+        table(head, rows, (2, 3, 4, 5, 6, 7))
+        + "".join(notes)
+        + (f"<h3>Skipped rows</h3>{listed}{aside}" if listed else "")
+    )
 
 
 def _checkpoints(run: Run) -> str:
@@ -261,7 +273,9 @@ def _next(run: Run) -> str:
         ("Write a plain checkpoint, adapter merged", f"tk export --run {folder} --output {folder}/merged"),
         ("Run it again", f"tk train --config {folder}/config.yaml --output {folder}-again"),
     )
-    return "".join(f"<h3>{what}</h3><pre>{esc(command)}</pre>" for what, command in commands)
+    final = run.folder / "final"
+    where = f"<p>The trained weights are in <code>{esc(final)}</code>.</p>" if final.is_dir() else ""
+    return where + "".join(f"<h3>{what}</h3><pre>{esc(command)}</pre>" for what, command in commands)
 
 
 def _circumstances(run: Run) -> str:

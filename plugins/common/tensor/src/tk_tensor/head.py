@@ -113,7 +113,8 @@ def _of_logits(logits: Tensor, targets: Tensor, wants: Sequence[Stat]) -> tuple[
 
 
 def _pick(table: Tensor, targets: Tensor) -> Tensor:
-    return table.gather(1, targets[:, None]).squeeze(1)
+    # A sum over one column and not a view of it: sharding hooks do not survive changes in place to a returned view.
+    return table.gather(1, targets[:, None]).sum(1)
 
 
 STATISTICS: Mapping[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {

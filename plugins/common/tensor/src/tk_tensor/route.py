@@ -174,7 +174,9 @@ def _whole(module: nn.Module, route: Route) -> Route:
     inner = module.get_base_model() if hasattr(module, "get_base_model") else module
     # peft's prompt learning makes positions of its own, and warns at each call that it does not use the given ones.
     prompts = getattr(getattr(module, "active_peft_config", None), "is_prompt_learning", False)
-    unused = {a for a in ("position_ids", "use_cache") if not accepts(module, a)} | ({"position_ids"} if prompts else set())
+    unused = {a for a in ("position_ids", "use_cache") if not accepts(module, a)} | (
+        {"position_ids"} if prompts else set()
+    )
     route = replace(route, ignored=frozenset(unused))
     if on_meta(module) or not names(inner, "logits_to_keep"):
         return route

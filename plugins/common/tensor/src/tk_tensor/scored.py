@@ -96,7 +96,7 @@ class ScoredModel(nn.Module):
 
 
 def _value(route: Route, module: nn.Module, hidden: Tensor, fields: Mapping[str, Any]) -> Tensor:
-    return wide(route.label_head(module)(hidden.index_select(0, fields["select"]))).squeeze(-1)
+    return wide(route.label_head(module)(hidden.index_select(0, fields["select"]))).sum(-1)
 
 
 def _score(route: Route, module: nn.Module, hidden: Tensor, fields: Mapping[str, Any]) -> Tensor:

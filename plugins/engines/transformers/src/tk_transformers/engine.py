@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
-from tk.contracts import Completion, Delta, LoadedModel, Request, Sampling
-from tk.errors import TkError, UsageError
 from torch import Tensor, nn
 from transformers import DynamicCache
 
+from tk.contracts import Completion, Delta, LoadedModel, Request, Sampling
+from tk.errors import TkError, UsageError
 from tk_transformers.options import TransformersOptions
 from tk_transformers.sampling import choose, penalise
 from tk_transformers.text import TextStream

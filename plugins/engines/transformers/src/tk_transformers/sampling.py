@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from tk.contracts import Sampling
 from torch import Tensor
+
+from tk.contracts import Sampling
+
+NUCLEUS = 1024
+"""Tokens among which top-p is looked for first: sorting a whole vocabulary costs more than the model's head."""
 
 
 def penalise(logits: Tensor, seen: Tensor, settings: Sequence[Sampling]) -> Tensor:
@@ -42,12 +46,22 @@ def truncated(scores: Tensor, setting: Sampling) -> Tensor:
         least = scores.topk(setting.top_k).values[-1]
         scores = scores.masked_fill(scores < least, -torch.inf)
     if setting.top_p < 1:
-        values, order = scores.sort(descending=True, stable=True)
-        before = values.softmax(-1).cumsum(-1) - values.softmax(-1)
-        out = before >= setting.top_p
-        out[0] = False
-        scores = scores.index_fill(0, order[out], -torch.inf)
+        scores = _nucleus(scores, setting.top_p)
     return scores
+
+
+def _nucleus(scores: Tensor, top_p: float) -> Tensor:
+    """scores [V] with -inf outside the fewest tokens that hold `top_p` of the probability (arXiv:1904.09751)."""
+    logps = scores.log_softmax(-1)
+    values, order = logps.topk(min(NUCLEUS, len(scores)))
+    if values.exp().sum() < top_p:  # rare: a flat distribution, sorted whole
+        values, order = logps.sort(descending=True)
+    probabilities = values.exp()
+    inside = probabilities.cumsum(-1) - probabilities < top_p
+    inside[0] = True
+    kept = torch.full_like(scores, -torch.inf)
+    kept[order[inside]] = scores[order[inside]]
+    return kept
 
 
 def _draw(distribution: Tensor, generator: torch.Generator) -> Tensor:

@@ -46,13 +46,14 @@ def _fetch(name: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
-        HFValidationError,
         HfHubHTTPError,
+        HFValidationError,
         LocalEntryNotFoundError,
         OfflineModeIsEnabled,
         RepositoryNotFoundError,
         RevisionNotFoundError,
     )
+
     from tk_auto.quiet import quiet
 
     what = f"{name!r}" if revision is None else f"{name!r} at revision {revision!r}"

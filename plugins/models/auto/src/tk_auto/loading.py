@@ -9,8 +9,6 @@ from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
-from tk.contracts import LoadedModel
-from tk.errors import TkError, UsageError
 from torch import nn
 from transformers import (
     CONFIG_MAPPING,
@@ -24,6 +22,8 @@ from transformers import (
     AutoTokenizer,
 )
 
+from tk.contracts import LoadedModel
+from tk.errors import TkError, UsageError
 from tk_auto.hub import check_folder
 from tk_auto.quiet import quiet
 

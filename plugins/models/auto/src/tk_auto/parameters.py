@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from tk.contracts import ParamGroup
 from torch import nn
+
+from tk.contracts import ParamGroup
 
 
 def undecayed(module: nn.Module) -> set[nn.Parameter]:

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tk.contracts import LoadedModel
-from tk.errors import TkError
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from tk.contracts import LoadedModel
+from tk.errors import TkError
 from tk_auto.files import staged
 from tk_auto.quiet import quiet
 
@@ -27,7 +28,7 @@ def save(model: LoadedModel, folder: Path, weights: Mapping[str, Tensor] | None 
             model.tokenizer.save_pretrained(work)
             if model.processor is not None:
                 model.processor.save_pretrained(work)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise TkError(f"{folder}: the checkpoint cannot be written: {error}") from error
 
 

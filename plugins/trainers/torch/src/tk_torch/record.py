@@ -26,34 +26,34 @@ from tk_data.report import DataReport
 from tk_torch import files
 
 RUN, LOG, CONFIG, CHECKPOINTS, FINAL = "run.json", "log.jsonl", "config.yaml", "checkpoints", "final"
-OWN = (RUN, LOG, CONFIG, CHECKPOINTS, FINAL, "report.html", "loss.png", "skipped.jsonl")
+SKIPPED = "skipped.jsonl"
+OWN = (RUN, LOG, CONFIG, CHECKPOINTS, FINAL, "report.html", "loss.png")
 """What a run's folder holds, and `output.overwrite` deletes."""
 
 
-def claim(folder: Path, plan: Plan) -> None:
-    """Make the folder this run's. Raises UsageError where it holds another run, before any work is done."""
+def claim(plan: Plan) -> Path:
+    """The run's folder. Raises UsageError where it holds another run; nothing is written yet."""
     settings = plan.config
+    folder = Path(settings.output.dir or f"runs/{time.strftime('%Y%m%d-%H%M%S')}")
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"output.dir: {folder} is a file.")
     holds = [name for name in OWN if (folder / name).exists()]
-    if holds and settings.output.overwrite and not settings.train.resume:
-        for name in (*holds, *plan.many("trackers")):
-            files.remove(folder / name)
-    elif holds and not settings.train.resume:
+    if holds and not settings.output.overwrite and not settings.train.resume:
         raise UsageError(
             f"output.dir: {folder} holds another run ({', '.join(holds)}): go on with it (--resume), delete it first "
             "(--output.overwrite), or name another folder (--output)."
         )
-    with files.explained(folder):
-        (folder / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 class Record:
     """The files of a run and its trackers; on rank 0 only."""
 
-    def __init__(self, folder: Path, plan: Plan, world: World, trackers: Sequence[Tracker]) -> None:
+    def __init__(self, folder: Path, plan: Plan, world: World, observers: Sequence[Tracker]) -> None:
         self._folder = folder
-        self._trackers = trackers
+        self._plan = plan
+        self._trackers = [*observers, *(c.build(folder=folder) for c in plan.many("trackers").values())]
+        self._started = False
         self._run: dict[str, Any] = {
             "version": 1,
             "status": "running",
@@ -67,8 +67,11 @@ class Record:
             "command": sys.argv,
         }
 
-    def start(self, found: TrainPlan, data: DataReport, config: Mapping[str, Any], step: int) -> None:
+    def start(self, found: TrainPlan, data: DataReport, step: int) -> None:
         """The run begins, or goes on after `step`: later lines of the log are taken back."""
+        config = {**self._plan.tree, "train": {**self._plan.tree["train"], "resume": False}}
+        config["output"] = {**self._plan.tree["output"], "dir": str(self._folder), "overwrite": False}
+        self._make_folder(new=not step)
         files.write_text(self._folder / CONFIG, to_yaml(config))
         files.write_text(self._folder / LOG, _until(self._folder / LOG, step))
         self._run |= {
@@ -80,8 +83,19 @@ class Record:
         if step:
             self._run["resumed_from"] = step
         self._write()
+        self._started = True
         for tracker in self._trackers:
             tracker.start(found, config)
+
+    def _make_folder(self, *, new: bool) -> None:
+        """A new run deletes what another one left, or what an interrupted one left before its first checkpoint."""
+        with files.explained(self._folder):
+            self._folder.mkdir(parents=True, exist_ok=True)
+            for leftover in (*self._folder.glob(f"*{files.TEMPORARY}"), *self._folder.glob(f".*{files.TEMPORARY}")):
+                files.discard(leftover)
+            for name in (*OWN, *self._plan.many("trackers")) if new else ():
+                files.remove(self._folder / name)
+            (self._folder / CHECKPOINTS).mkdir(exist_ok=True)
 
     def log(self, step: int, figures: Mapping[str, float], **more: Any) -> None:
         """A training step: a line of log.jsonl, and its figures for trackers. `more` stands in the line only."""
@@ -118,6 +132,8 @@ class Record:
 
     def fail(self, error: BaseException) -> None:
         """The run failed; what it had written stays."""
+        if not self._started:
+            return
         self._run |= {"status": "failed", "error": f"{type(error).__name__}: {error}"}
         try:
             self._write()

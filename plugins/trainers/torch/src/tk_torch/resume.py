@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from tk.compose import Plan
-from tk.contracts import Strategy, World
+from tk.contracts import Strategy, Window, World
 from tk.errors import TkError, UsageError
 from tk_torch import files, seeds
 from tk_torch.checkpoints import STATE, WEIGHTS, Checkpoints, Saved
@@ -42,7 +42,7 @@ class Progress:
     """Where a run stands after a whole step; saved in each checkpoint.
 
     cursor: of the source after the window that was consumed last. first, evals: figures by set of examples.
-    samples: answers before training.
+    samples: answers before training. skipped: steps in a row that changed nothing.
     """
 
     step: int = 0
@@ -53,6 +53,14 @@ class Progress:
     first: Mapping[str, Any] = field(default_factory=dict)
     evals: Mapping[str, Any] = field(default_factory=dict)
     samples: list[dict[str, Any]] = field(default_factory=list)
+    skipped: int = 0
+
+    def advance(self, window: Window, tokens: int, *, skipped: bool) -> None:
+        """A window was consumed; `skipped`: its gradients were not finite and the weights stayed."""
+        self.step += 1
+        self.epoch, self.cursor = window.epoch, window.cursor
+        self.tokens += tokens
+        self.skipped = self.skipped + 1 if skipped else 0
 
 
 def save(
@@ -119,8 +127,16 @@ def check_config(saved: Saved, plan: Plan) -> None:
         )
 
 
-def starting_point(name: str) -> tuple[Path, bool]:
-    """Folder that `train.start_from` means, and whether it is a checkpoint (else what a tuner has saved).
+@dataclass(frozen=True)
+class Start:
+    """Where weights come from: a checkpoint of a run, or a folder that a tuner has saved."""
+
+    folder: Path
+    checkpoint: bool
+
+
+def starting_point(name: str) -> Start:
+    """What `train.start_from` means.
 
     name: a run, one of its checkpoints, or a folder that a tuner can load. Raises UsageError for anything else.
     """
@@ -131,15 +147,15 @@ def starting_point(name: str) -> tuple[Path, bool]:
         wrong = files.problem(folder)
         if wrong:
             raise TkError(f"train.start_from: {folder} is not whole: {wrong}.")
-        return folder, True
+        return Start(folder, checkpoint=True)
     if (folder / FINAL).is_dir():
-        return folder / FINAL, False
+        return Start(folder / FINAL, checkpoint=False)
     if (folder / CHECKPOINTS).is_dir():
         newest = Checkpoints(folder / CHECKPOINTS, 1).newest()
         if newest is None:
             raise UsageError(f"train.start_from: {folder} has no whole checkpoint yet.")
-        return newest.path, True
-    return folder, False
+        return Start(newest.path, checkpoint=True)
+    return Start(folder, checkpoint=False)
 
 
 def _every_stream(strategy: Strategy, world: World) -> list[dict[str, torch.Tensor]]:

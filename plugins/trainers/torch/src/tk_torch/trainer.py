@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from tk.compose import Plan
-from tk.contracts import Checkpoint, Strategy, Tracker, TrainPlan, TrainResult, World
+from tk.contracts import Checkpoint, Schedule, Strategy, Tracker, TrainPlan, TrainResult, Window, World
 from tk.errors import TkError
 from tk_parallel.processes import exchange
 from tk_torch import files, resume
@@ -18,13 +19,14 @@ from tk_torch.answers import answers, compared, refusal
 from tk_torch.assemble import assemble, described
 from tk_torch.checkpoints import Checkpoints, Saved
 from tk_torch.control import Callbacks, Signals
-from tk_torch.evaluate import Evaluation, evaluate
+from tk_torch.evaluate import evaluate
 from tk_torch.options import TorchOptions
 from tk_torch.ranks import check_same_run, on_rank_0
-from tk_torch.record import CHECKPOINTS, FINAL, Record, claim, peak_memory
+from tk_torch.record import CHECKPOINTS, FINAL, SKIPPED, Record, claim, peak_memory
 from tk_torch.resume import Progress
 from tk_torch.seeds import seed_everything
 from tk_torch.session import Running, Unstarted, role_weights
+from tk_torch.speed import Speed
 from tk_torch.update import Updater, figures
 
 
@@ -53,177 +55,36 @@ class TorchTrainer:
 
 
 class _Run:
-    """One run: what stays the same over its steps."""
+    """One run, from top to bottom: assemble, begin, loop, end."""
 
     def __init__(
         self, plan: Plan, strategy: Strategy, world: World, options: TorchOptions, observers: Sequence[Tracker]
     ) -> None:
         self.plan, self.strategy, self.world, self.options = plan, strategy, world, options
         self.train, self.eval = plan.config.train, plan.config.eval
-        self.folder = Path(on_rank_0(strategy, world, lambda: _claimed(plan)))
+        self.folder = Path(on_rank_0(strategy, world, lambda: str(claim(plan))))
         self.checkpoints = Checkpoints(self.folder / CHECKPOINTS, self.train.keep_last)
-        self.record: Record | None = None
-        if world.rank == 0:
-            trackers = [chosen.build(folder=self.folder) for chosen in plan.many("trackers").values()]
-            self.record = Record(self.folder, plan, world, [*observers, *trackers])
+        self.record = Record(self.folder, plan, world, observers) if world.rank == 0 else None
+        self.progress = Progress()
+        self.metrics: dict[str, float] = {}
+        self.speed = Speed()
 
     def fit(self, signals: Signals) -> TrainResult:
         try:
-            return self._fit(signals)
+            saved = self._newest()
+            self._assemble(saved)
+            self._begin(saved)
+            interrupted = self._loop(signals)
+            return self._end(interrupted)
         except BaseException as error:
             if self.record:
                 self.record.fail(error)
             raise
 
-    def _fit(self, signals: Signals) -> TrainResult:
-        plan, strategy, world = self.plan, self.strategy, self.world
-        begun = time.perf_counter()
-
-        # what is there already
-        saved = self._newest()
-        beginning = None if saved or not self.train.start_from else resume.starting_point(self.train.start_from)
-
-        # models, data, and the module that is called
-        seed_everything(self.train.seed)
-        sharded = "sharding" in plan.one("strategy").component.spec.supports
-        rejects = self.folder / "skipped.jsonl" if world.rank == 0 else None
-        parts = assemble(plan, world, device="cpu" if sharded else world.device, rejects=rejects)
-        if beginning and not beginning[1]:
-            parts.tuners[parts.first].load(parts.policy, beginning[0])
-        module = strategy.wrap(parts.scored, self.train.precision)
-        parts.training_mode(module)
-        optimizer = plan.one("optim").build()(parts.parameter_groups())
-        rates = [group["lr"] for group in optimizer.param_groups]
-        schedule = plan.one("scheduler").build()
-        session = Running(plan, parts, module, strategy, world)
-        source = parts.method.source(parts.loader, session)
-        total = len(source)
-        updater = Updater(parts.method, module, strategy, optimizer, world, self.train.max_grad_norm)
-        callbacks = Callbacks({name: chosen.build() for name, chosen in plan.many("callbacks").items()}, total)
-
-        # where the run stands
-        seed_everything(self.train.seed, world.rank + 1)
-        progress = Progress()
-        if beginning and beginning[1]:
-            strategy.restore(module, None, Saved(beginning[0]).weights(), {})
-        if saved:
-            state = resume.restore(saved, module, optimizer, strategy, world, self.train.seed)
-            progress = Progress(**state["progress"])
-            callbacks.step = progress.step
-            callbacks.load(state["callbacks"])
-            callbacks.on_checkpoint(_checkpoint(saved.path, progress))
-        found = described(plan, parts, world, total)
-        if self.record:
-            config = {**plan.tree, "train": {**plan.tree["train"], "resume": False}}
-            config["output"] = {**plan.tree["output"], "dir": str(self.folder)}
-            self.record.start(found, parts.data.report, config, progress.step)
-
-        def held_out() -> Evaluation:
-            return evaluate(
-                parts, module, strategy, world, self.eval.batch_size, self.options.resamples, self.train.seed
-            )
-
-        def checkpoint() -> None:
-            progress.seconds = before + time.perf_counter() - started
-            path = resume.save(self.checkpoints, progress, plan, module, optimizer, strategy, world, callbacks.state())
-            callbacks.save = False
-            callbacks.on_checkpoint(_checkpoint(path, progress))
-            on_rank_0(strategy, world, lambda: self._retain(callbacks.kept))
-
-        # the model as it is
-        evaluating, showing = len(parts.data.eval) > 0, self.eval.generate > 0
-        if not saved and evaluating and self.eval.at_start:
-            evaluation = held_out()
-            progress.first = progress.evals = _kept(evaluation)
-            self._log_evaluation(0, evaluation)
-        if not saved and showing:
-            progress.samples = answers(plan, parts, world)
-
-        # the loop
-        started, before, timings = time.perf_counter(), progress.seconds, {"start_up": time.perf_counter() - begun}
-        logged, spent, skipped, interrupted, metrics = 0, 0.0, 0, "", {}
-        windows = iter(source.windows(progress.cursor))
-        while progress.step < total and not callbacks.stop:
-            clock = time.perf_counter()
-            window = next(windows, None)
-            if window is None:
-                raise TkError(f"The data source ended after {progress.step} of the {total} windows that it announced.")
-            totals = updater.totals(window.batches)
-            factor = schedule(progress.step, total) * callbacks.lr_scale
-            for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate * factor
-            sums, norm = updater(window.batches, totals)
-            told = exchange(strategy.gather, {"sums": sums.plain(), "signal": signals.received})
-            interrupted = next((part["signal"] for part in told if part["signal"]), "")
-
-            progress.step += 1
-            progress.cursor, progress.epoch = window.cursor, window.epoch
-            progress.tokens += totals.tokens
-            callbacks.step = progress.step
-            skipped = skipped + 1 if math.isnan(norm) else 0
-            if skipped >= self.options.max_skipped:
-                raise TkError(
-                    f"step {progress.step}: the gradients of {skipped} steps in a row were not finite, and the weights "
-                    "no longer change: lower optim.lr, or compute in bf16 or fp32 (train.precision)."
-                )
-            source.updated(progress.step, session)
-            logged, spent = logged + totals.tokens, spent + time.perf_counter() - clock
-            timings.setdefault("first_step", time.perf_counter() - begun)
-
-            metrics = {
-                **figures([part["sums"] for part in told], totals.weights),
-                "lr": rates[0] * factor,
-                "grad_norm": norm,
-                "epoch": progress.epoch,
-            }
-            callbacks.on_step(metrics)
-            last = progress.step == total or bool(callbacks.stop)
-            if last or interrupted or progress.step % self.train.log_every == 0:
-                metrics["tokens_per_second"] = logged / spent
-                logged, spent = 0, 0.0
-                if self.record:
-                    self.record.log(progress.step, metrics, tokens=progress.tokens)
-            if evaluating and (last or _every(self.eval.every, progress.step)):
-                evaluation = held_out()
-                progress.evals = _kept(evaluation)
-                self._log_evaluation(progress.step, evaluation)
-                callbacks.on_eval(evaluation.flat())
-            last = last or bool(callbacks.stop)
-            if last or interrupted or callbacks.save or _every(self.train.save_every, progress.step):
-                checkpoint()
-            if interrupted:
-                break
-
-        # what it came to
-        finished = progress.step == total or bool(callbacks.stop)
-        samples = compared(progress.samples, answers(plan, parts, world)) if finished and showing else []
-        if finished:
-            weights = role_weights(parts, dict(strategy.weights(module, trainable=True)))
-            on_rank_0(strategy, world, lambda: _write_final(self.folder / FINAL, parts, weights))
-        result = TrainResult(
-            output=self.folder,
-            steps=progress.step,
-            metrics=metrics,
-            evals=progress.evals.get("flat", {}),
-            first=progress.first.get("flat", {}),
-            checkpoints=[Checkpoint(p, Saved(p).step, _metrics(p)) for p in self.checkpoints.all()],
-            seconds=before + time.perf_counter() - started,
-            tokens=progress.tokens,
-            peak_memory=peak_memory(world.device),
-            stopped=callbacks.stop or ("" if finished else interrupted),
-        )
-        if self.record:
-            evals = {"first": progress.first.get("sets", {}), "last": progress.evals.get("sets", {})}
-            notes = {"samples_skipped": refusal(plan, parts)} if showing and not samples else {}
-            self.record.finish(result, timings, evals=evals, samples=samples, **notes)
-            self._report()
-        return result
-
     def _newest(self) -> Saved | None:
         """The checkpoint to go on from: the newest whole one, of this config."""
 
         def find() -> str:
-            self.checkpoints.clean()
             saved = self.checkpoints.newest() if self.train.resume else None
             if saved:
                 saved.optimizer_file()
@@ -235,34 +96,184 @@ class _Run:
             raise TkError(f"rank {self.world.rank} does not see {path}: the output folder must be shared.")
         return Saved(Path(path)) if path else None
 
-    def _retain(self, kept: set[str]) -> None:
-        self.checkpoints.retain(kept)
+    def _assemble(self, saved: Saved | None) -> None:
+        """Models, data, the wrapped module and what updates it, as the config or a checkpoint has them."""
+        plan, strategy, world = self.plan, self.strategy, self.world
+        start = None if saved or not self.train.start_from else resume.starting_point(self.train.start_from)
+        seed_everything(self.train.seed)
+        sharded = "sharding" in plan.one("strategy").component.spec.supports
+        rejects = self.folder / SKIPPED if world.rank == 0 else None
+        self.parts = parts = assemble(plan, world, device="cpu" if sharded else world.device, rejects=rejects)
+        if start and not start.checkpoint:
+            parts.tuners[parts.first].load(parts.policy, start.folder)
+        self.module = strategy.wrap(parts.scored, self.train.precision)
+        parts.training_mode(self.module)
+        self.optimizer = plan.one("optim").build()(parts.parameter_groups())
+        self.rates = [group["lr"] for group in self.optimizer.param_groups]
+        self.schedule: Schedule = plan.one("scheduler").build()
+        self.session = Running(plan, parts, self.module, strategy, world)
+        self.source = parts.method.source(parts.loader, self.session)
+        self.total = len(self.source)
+        self.updater = Updater(parts.method, self.module, strategy, self.optimizer, world, self.train.max_grad_norm)
+        built = {name: chosen.build() for name, chosen in plan.many("callbacks").items()}
+        self.callbacks = Callbacks(built, self.total)
+        seed_everything(self.train.seed, world.rank + 1)
+        if start and start.checkpoint:
+            strategy.restore(self.module, None, Saved(start.folder).weights(), {})
+        if saved:
+            state = resume.restore(saved, self.module, self.optimizer, strategy, world, self.train.seed)
+            self.progress = Progress(**state["progress"])
+            self.callbacks.step = self.progress.step
+            self.callbacks.load(state["callbacks"])
+            self.callbacks.on_checkpoint(_checkpoint(saved.path, self.progress))
 
-    def _log_evaluation(self, step: int, evaluation: Evaluation) -> None:
+    def _begin(self, saved: Saved | None) -> None:
+        """The run's files, and the model as it is before the first step."""
         if self.record:
-            self.record.log_evaluation(step, evaluation.sets, evaluation.flat())
+            found = described(self.plan, self.parts, self.world, self.total)
+            self.record.start(found, self.parts.data.report, self.progress.step)
+        on_rank_0(self.strategy, self.world, self.checkpoints.clean)
+        if not saved and self.eval.at_start:
+            self._evaluate()
+            self.progress.first = self.progress.evals
+        if not saved and self.eval.generate:
+            self.progress.samples = answers(self.plan, self.parts, self.world)
+        self.speed.start(self.progress.seconds)
+
+    def _loop(self, signals: Signals) -> str:
+        """Steps until the end, a callback or a signal; returns the signal's name."""
+        progress, callbacks = self.progress, self.callbacks
+        with closing(_closable(self.source.windows(progress.cursor))) as windows:
+            while progress.step < self.total and not callbacks.stop:
+                window = next(windows, None)
+                if window is None:
+                    raise TkError(f"The data source ended after {progress.step} of {self.total} windows.")
+                interrupted = self._step(window, signals)
+                self.source.updated(progress.step, self.session)
+                callbacks.on_step(self.metrics)
+                last = progress.step == self.total or bool(callbacks.stop)
+                if last or interrupted or _every(self.train.log_every, progress.step):
+                    self._log()
+                if last or _every(self.eval.every, progress.step):
+                    callbacks.on_eval(self._evaluate())
+                ending = last or bool(callbacks.stop or interrupted)
+                if ending or callbacks.save or _every(self.train.save_every, progress.step):
+                    self._save()
+                if interrupted:
+                    return interrupted
+        return ""
+
+    def _step(self, window: Window, signals: Signals) -> str:
+        """One optimizer step on a window; returns the name of a signal that any rank has received."""
+        progress, begun = self.progress, time.perf_counter()
+        totals = self.updater.totals(window.batches)
+        factor = self.schedule(progress.step, self.total) * self.callbacks.lr_scale
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * factor
+        sums, norm = self.updater(window.batches, totals)
+        told = exchange(self.strategy.gather, {"sums": sums.plain(), "signal": signals.received})
+        progress.advance(window, totals.tokens, skipped=math.isnan(norm))
+        if progress.skipped >= self.options.max_skipped:
+            raise TkError(
+                f"step {progress.step}: the gradients of {progress.skipped} steps in a row were not finite, and the "
+                "weights no longer change: lower optim.lr, or compute in bf16 or fp32 (train.precision)."
+            )
+        self.callbacks.step = progress.step
+        self.speed.add(totals.tokens, time.perf_counter() - begun)
+        self.metrics = {
+            **figures([part["sums"] for part in told], totals.weights),
+            "lr": self.rates[0] * factor,
+            "grad_norm": norm,
+            "epoch": progress.epoch,
+        }
+        return next((str(part["signal"]) for part in told if part["signal"]), "")
+
+    def _log(self) -> None:
+        self.metrics["tokens_per_second"] = self.speed.take()
+        if self.record:
+            self.record.log(self.progress.step, self.metrics, tokens=self.progress.tokens)
+
+    def _evaluate(self) -> dict[str, float]:
+        """Figures of the held-out examples, {} where there are none; logged, and kept as the latest."""
+        if not len(self.parts.data.eval):
+            return {}
+        found = evaluate(
+            self.parts,
+            self.module,
+            self.strategy,
+            self.world,
+            batch_size=self.eval.batch_size,
+            resamples=self.options.resamples,
+            seed=self.train.seed,
+        )
+        flat = found.flat()
+        self.progress.evals = {"sets": found.sets, "flat": flat}
+        if self.record:
+            self.record.log_evaluation(self.progress.step, found.sets, flat)
+        return flat
+
+    def _save(self) -> None:
+        """A checkpoint of the step just made, and the retention of the others."""
+        self.progress.seconds = self.speed.seconds()
+        path = resume.save(
+            self.checkpoints,
+            self.progress,
+            self.plan,
+            self.module,
+            self.optimizer,
+            self.strategy,
+            self.world,
+            self.callbacks.state(),
+        )
+        self.callbacks.save = False
+        self.callbacks.on_checkpoint(_checkpoint(path, self.progress))
+        on_rank_0(self.strategy, self.world, lambda: self.checkpoints.retain(self.callbacks.kept))
+
+    def _end(self, interrupted: str) -> TrainResult:
+        """What was trained, in final/ where the run came to its end; and the record of the run."""
+        progress, parts = self.progress, self.parts
+        finished = progress.step == self.total or bool(self.callbacks.stop)
+        samples: list[dict[str, Any]] = []
+        if finished:
+            weights = role_weights(parts, dict(self.strategy.weights(self.module, trainable=True)))
+            on_rank_0(self.strategy, self.world, lambda: _write_final(self.folder / FINAL, parts, weights))
+            if self.eval.generate:
+                samples = compared(progress.samples, answers(self.plan, parts, self.world))
+        result = TrainResult(
+            output=self.folder,
+            steps=progress.step,
+            metrics=self.metrics,
+            evals=progress.evals.get("flat", {}),
+            first=progress.first.get("flat", {}),
+            checkpoints=[Checkpoint(path, Saved(path).step, _metrics(path)) for path in self.checkpoints.all()],
+            seconds=self.speed.seconds(),
+            tokens=progress.tokens,
+            peak_memory=peak_memory(self.world.device),
+            stopped=self.callbacks.stop or ("" if finished else interrupted),
+        )
+        if self.record:
+            evals = {"first": progress.first.get("sets", {}), "last": progress.evals.get("sets", {})}
+            why = refusal(self.plan, parts) if self.eval.generate else ""
+            self.record.finish(result, self.speed.timings(), evals=evals, samples=samples, no_samples=why)
+        on_rank_0(self.strategy, self.world, self._report)
+        return result
 
     def _report(self) -> None:
         settings = self.plan.config.report
         if settings.html or settings.plot:
-            from tk_report import write_report  # its drawing library is not needed before
+            from tk_report import write_report  # what it draws with is not needed before
 
             with files.explained(self.folder / "report.html"):
                 write_report(self.folder, html=settings.html, plot=settings.plot)
 
 
-def _claimed(plan: Plan) -> str:
-    folder = Path(plan.config.output.dir or f"runs/{time.strftime('%Y%m%d-%H%M%S')}")
-    claim(folder, plan)
-    return str(folder)
+def _closable(windows: Iterator[Window]) -> Generator[Window]:
+    """The iterator with a `close`, so that what runs ahead in the background ends with the loop."""
+    yield from windows
 
 
 def _every(period: int | None, step: int) -> bool:
     return period is not None and step % period == 0
-
-
-def _kept(evaluation: Evaluation) -> dict[str, Any]:
-    return {"sets": evaluation.sets, "flat": evaluation.flat()}
 
 
 def _checkpoint(path: Path, progress: Progress) -> Checkpoint:

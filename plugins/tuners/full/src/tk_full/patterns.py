@@ -6,8 +6,9 @@ import re
 from collections.abc import Mapping
 from fnmatch import translate
 
-from tk.errors import UsageError, nearest
 from torch import nn
+
+from tk.errors import UsageError, nearest
 
 Groups = Mapping[str, tuple[str, ...]]
 

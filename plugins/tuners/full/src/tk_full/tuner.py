@@ -7,12 +7,12 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
+
 from tk.contracts import LoadedModel, ParamGroup
 from tk.errors import TkError, UsageError
 from tk_auto import parameters, saving
 from tk_auto.quiet import quiet
-from torch import Tensor, nn
-
 from tk_full.options import FullOptions
 from tk_full.patterns import matching
 

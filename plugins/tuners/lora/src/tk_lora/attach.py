@@ -11,8 +11,6 @@ import torch
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from peft.tuners.lora import LoraLayer
 from peft.utils.constants import EMBEDDING_LAYER_NAMES
-from tk.contracts import LoadedModel
-from tk.errors import UsageError, nearest
 from torch import nn
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES as SEQUENCE_CLASSIFIERS,
@@ -22,6 +20,8 @@ from transformers.models.auto.modeling_auto import (
 )
 from transformers.pytorch_utils import Conv1D
 
+from tk.contracts import LoadedModel
+from tk.errors import UsageError, nearest
 from tk_lora.options import LoraOptions
 
 ALL_LINEAR = "all-linear"
@@ -31,13 +31,13 @@ def attach(model: LoadedModel, options: LoraOptions) -> PeftModel:
     """The module with adapters on it. Raises UsageError naming the option and the nearest module."""
     module = model.module
     _check_names(module, options)
-    config = peft_config(module, options, model.path)
     on_meta = any(parameter.is_meta for parameter in module.parameters())
-    if on_meta and changes_base(options):
-        config.init_lora_weights = True  # shapes are the same, and there are no weights to decompose
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what they are about is checked above or set here
+            config = peft_config(module, options, model.path)
+            if on_meta and changes_base(options):
+                config.init_lora_weights = True  # shapes are the same, and there are no weights to decompose
             peft_model = get_peft_model(module, config, low_cpu_mem_usage=on_meta)
     except ValueError as error:
         raise UsageError(f"tuner: {error}") from error
@@ -133,7 +133,9 @@ def _touches_ties(module: nn.Module, options: LoraOptions) -> bool:
         if copy in saved and source not in saved:
             raise UsageError(f"tuner.modules_to_save: {copy!r} has the weight of {source!r}: name {source!r} instead.")
         if source in saved and source.rpartition(".")[2] not in EMBEDDING_LAYER_NAMES:
-            raise UsageError(f"tuner.modules_to_save: peft cannot keep {source!r} and {copy!r} one weight in this model.")
+            raise UsageError(
+                f"tuner.modules_to_save: peft cannot keep {source!r} and {copy!r} one weight in this model."
+            )
         touched |= source in saved
     return touched
 

@@ -13,12 +13,12 @@ from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
 from tk.contracts import LoadedModel, ParamGroup
 from tk.errors import TkError
 from tk_auto import parameters
 from tk_auto.files import staged
-from torch import Tensor, nn
-
 from tk_lora import base_free
 from tk_lora.attach import attach, changes_base, initial_values
 from tk_lora.options import LoraOptions
@@ -85,7 +85,7 @@ class LoraTuner:
                 inference, config.inference_mode = config.inference_mode, True
                 config.save_pretrained(str(work))
                 config.inference_mode = inference
-        except OSError as error:
+        except (OSError, SafetensorError) as error:
             raise TkError(f"{folder}: the adapter cannot be written: {error}") from error
 
     def load(self, model: LoadedModel, folder: Path) -> None:
@@ -135,8 +135,10 @@ class LoraTuner:
     def _untuned(self, module: Any, ids: Tensor) -> Tensor:
         own = dict(module.named_parameters())
         first = {name: tensor.to(own[name]) for name, tensor in {**self._initial, **self._biases}.items()}
-        with nullcontext() if changes_base(self.options) else module.disable_adapter():
-            logits: Tensor = torch.func.functional_call(module, first, kwargs={"input_ids": ids}).logits
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about trained biases, which are put back here
+            with nullcontext() if changes_base(self.options) else module.disable_adapter():
+                logits: Tensor = torch.func.functional_call(module, first, kwargs={"input_ids": ids}).logits
         return logits
 
     def _complete(self, module: Any, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -144,7 +146,9 @@ class LoraTuner:
         unknown = sorted(set(weights) - set(own))
         if unknown:
             raise TkError(f"The adapted model has no weights named {', '.join(unknown[:3])}.")
-        aliases = {id(p): weights[name] for name, p in module.named_parameters(remove_duplicate=False) if name in weights}
+        aliases = {
+            id(p): weights[name] for name, p in module.named_parameters(remove_duplicate=False) if name in weights
+        }
         for name, parameter in module.named_parameters(remove_duplicate=False):
             own[name] = aliases.get(id(parameter), own[name])
         return own

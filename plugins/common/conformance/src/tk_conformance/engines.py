@@ -1,0 +1,74 @@
+"""Behaviour of engines: limits, stops, seeds and streams."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tk.contracts import Completion, Engine, Request, Sampling
+from tk.testing.need import need
+
+TOKENS = 12
+
+
+def check_engine(engine: Engine, prompts: Sequence[Sequence[int]], *, streams: bool = True) -> None:
+    """Limits, stop tokens and strings, greedy decoding, seeds, several completions, log-probs, and streams.
+
+    prompts: at least two, of different lengths, whose greedy answers run for 12 tokens without an end token.
+    """
+    free = [_one(engine, Request(ids, Sampling(max_tokens=TOKENS, temperature=0))) for ids in prompts]
+    for completion in free:
+        need(len(completion.ids) == TOKENS, f"max_tokens = {TOKENS} gave {len(completion.ids)} tokens")
+        need(completion.finish_reason == "length", "a completion that reached max_tokens says it was stopped")
+    together = engine.generate([Request(ids, Sampling(max_tokens=TOKENS, temperature=0)) for ids in prompts])
+    need([c[0].ids for c in together] == [c.ids for c in free], "greedy tokens depend on what runs beside them")
+    _check_stops(engine, prompts[0], free[0])
+    _check_seeds(engine, prompts)
+    if streams:
+        _check_stream(engine, prompts[0])
+
+
+def _one(engine: Engine, request: Request) -> Completion:
+    (completions,) = engine.generate([request])
+    need(len(completions) == request.sampling.n, f"n = {request.sampling.n} gave {len(completions)} completions")
+    return completions[0]
+
+
+def _check_stops(engine: Engine, prompt: Sequence[int], free: Completion) -> None:
+    greedy = Sampling(max_tokens=TOKENS, temperature=0)
+    stop = free.ids[TOKENS // 2]
+    end = free.ids.index(stop) + 1
+    stopped = _one(engine, Request(prompt, greedy, stop_ids=(stop,)))
+    need(stopped.ids == free.ids[:end], "a stop token does not end a completion, or is not among its ids")
+    need(stopped.finish_reason == "stop", "a completion that a stop token ended says it ran out of length")
+    need(free.text.startswith(stopped.text), "the text before a stop token differs")
+    if len(free.text) < 2:
+        return
+    word = free.text[len(free.text) // 2 :][:2]
+    cut = _one(engine, Request(prompt, Sampling(max_tokens=TOKENS, temperature=0, stop=(word,))))
+    need(cut.text == free.text[: free.text.index(word)], f"the text is not cut before the stop string {word!r}")
+    need(cut.finish_reason == "stop", "a completion that a stop string ended says it ran out of length")
+
+
+def _check_seeds(engine: Engine, prompts: Sequence[Sequence[int]]) -> None:
+    requests = [
+        Request(ids, Sampling(max_tokens=TOKENS, temperature=1.0, seed=seed, n=2, logprobs=True))
+        for seed, ids in enumerate(prompts)
+    ]
+    together = engine.generate(requests)
+    alone = [engine.generate([request])[0] for request in requests]
+    ids = [[c.ids for c in completions] for completions in together]
+    need(ids == [[c.ids for c in completions] for completions in alone], "a seed does not make a result its own")
+    need(any(a != b for a, b in ids), "two completions of one request are always the same")
+    for completion in (c for completions in together for c in completions):
+        logps = completion.logps
+        need(logps is not None and len(logps) == len(completion.ids), "log-probs are not one a token")
+        need(all(logp <= 0 for logp in logps or ()), "a log-prob is above 0")
+
+
+def _check_stream(engine: Engine, prompt: Sequence[int]) -> None:
+    request = Request(prompt, Sampling(max_tokens=TOKENS, temperature=1.0, seed=3))
+    whole, deltas = _one(engine, request), list(engine.stream(request))
+    need("".join(d.text for d in deltas) == whole.text, "the pieces of a stream are not the text of generate")
+    need(tuple(i for d in deltas for i in d.ids) == whole.ids, "the tokens of a stream are not those of generate")
+    reasons = [delta.finish_reason for delta in deltas]
+    need(reasons[-1] == whole.finish_reason and not any(reasons[:-1]), "not the last piece alone has a finish reason")
