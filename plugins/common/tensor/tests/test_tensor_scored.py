@@ -230,3 +230,8 @@ def test_what_a_role_lacks_is_said(tiny: Make) -> None:
         scored({"policy": tiny("llama")})(inputs, fields, [Pass(LOGPS), Pass(LOGPS, grad=False)])
     with pytest.raises(ValueError, match="temperatures"):
         scored({"policy": tiny("llama")})(inputs, fields, [Pass((*LOGPS, Stat("logps", 2.0)))])
+    many = scored(
+        {"critic": tiny("llama", "AutoModelForTokenClassification", num_labels=3)}, Role("critic", head="value")
+    )
+    with pytest.raises(TkError, match="3 numbers a token"):
+        many(inputs, fields, [Pass((Stat("value"),), "critic")])

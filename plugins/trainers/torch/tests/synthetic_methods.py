@@ -112,7 +112,9 @@ class InBatch(Synthetic):
             ids, weights = example.values["ids"], example.values["weights"]
             cut = len(ids) // 2
             values = {"a": ids[:cut], "b": ids[cut:], "wa": [1.0] * cut, "wb": weights[cut:]}
-            return replace(example, values=values, weights={"nce": 1.0, "nll": float(sum(weights[cut + 1 :]) + cut - 1)})
+            return replace(
+                example, values=values, weights={"nce": 1.0, "nll": float(sum(weights[cut + 1 :]) + cut - 1)}
+            )
 
         return [[halves(e) for e in row] for row in super().encode(samples, template, limit)]
 
@@ -171,7 +173,7 @@ class Witness(Base):
         self.path = Path(options.dump)
 
     def on_step(self, control: Any, metrics: Mapping[str, float]) -> None:
-        found = [o for o in gc.get_objects() if isinstance(o, DTensor) and isinstance(o, torch.nn.Parameter)]
+        found = [o for o in gc.get_objects() if type(o) is DTensor and o.requires_grad and o.is_leaf]
         sharded = [p for p in found if _local(p).numel() < p.numel()]
         world = dist.get_world_size() if dist.is_initialized() else 1
         about = {"world": world, "parameters": len(found), "sharded": len(sharded)}

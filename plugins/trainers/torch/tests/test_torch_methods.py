@@ -60,7 +60,9 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def _config(folder: Path, out: Path, method: str, dropout: float, strategy: str, micro: int, batch: int) -> dict[str, Any]:
+def _config(
+    folder: Path, out: Path, method: str, dropout: float, strategy: str, micro: int, batch: int
+) -> dict[str, Any]:
     critic = {"critic": str(folder / f"value-{dropout}")} if method == "actor-critic" else {}
     return {
         "model": str(folder / f"lm-{dropout}"),
@@ -99,7 +101,8 @@ def test_training_equals_a_plain_float64_loop(
         )
         expected, losses = plain_loop.train(method, nets, ranks, STEPS, lr=LR, seed=SEED, max_norm=1.0)
         log = [json.loads(line) for line in (out / "run/log.jsonl").read_text().splitlines()]
-        assert [line["loss"] for line in log] == pytest.approx(losses, rel=1e-5), (method, dropout)
+        # the terms of a loss may cancel: its noise is that of their size, about 5
+        assert [line["loss"] for line in log] == pytest.approx(losses, rel=1e-5, abs=3e-5), (method, dropout)
         trained = load_file(out / f"run/checkpoints/step-{STEPS:08d}/weights.safetensors")
         found = {name.removeprefix("modules_by_role."): value for name, value in trained.items()}
         assert set(found) == set(expected)
@@ -113,7 +116,9 @@ def _assert_spread(out: Path, ranks: list[list[Any]], world: int, strategy: str)
         witness = json.loads((out / f"dump/witness{rank}.json").read_text())
         assert witness["world"] == world
         assert (witness["sharded"] > 0) == (strategy == "fsdp" and world > 1)
-    seen = [{tuple(row.tolist()) for b in batches if not b.filler for row in b.inputs["input_ids"]} for batches in ranks]
+    seen = [
+        {tuple(row.tolist()) for b in batches if not b.filler for row in b.inputs["input_ids"]} for batches in ranks
+    ]
     each = len(ranks[0]) // STEPS
     first = [
         {tuple(row[row > 2].tolist()) for b in batches[:each] if not b.filler for row in b.inputs["input_ids"]}

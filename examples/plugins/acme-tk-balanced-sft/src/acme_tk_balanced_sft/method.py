@@ -70,7 +70,7 @@ class BalancedSft:
         return self._sft.passes(batch)
 
     def loss(self, outputs: Mapping[str, Rows], batch: Batch, reduce: Reduce) -> Step:
-        share, terms, metrics = self.options.by_answer, {}, {}
+        share, terms = self.options.by_answer, {}
         tokens = reduce(batch.fields["token_weights"])
         tokens = tokens.clamp_min(torch.finfo(tokens.dtype).tiny)  # a filler row has none: 0, not nan
         for name, (weight, loss) in self.losses.items():
@@ -78,8 +78,7 @@ class BalancedSft:
             sums = {name: values.sum(), f"{name}/{BY_ANSWER}": (values / tokens).sum()}
             coefs = {name: weight * (1 - share), f"{name}/{BY_ANSWER}": weight * share}
             terms |= {key: Term(value, coefs[key]) for key, value in sums.items()}
-            metrics |= {key: (value.detach(), batch.weights[key]) for key, value in sums.items()}
-        return Step(terms, metrics)
+        return Step(terms)
 
     def _answers(self, count: float) -> dict[str, float]:
         return {f"{name}/{BY_ANSWER}": count for name in self.losses}

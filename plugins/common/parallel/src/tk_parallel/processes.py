@@ -5,6 +5,7 @@ Nothing is pickled: tensors travel as bytes, everything else as JSON.
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -46,11 +47,18 @@ def join(timeout: float, *, always: bool = False) -> World:
     except (dist.DistError, RuntimeError, ValueError) as error:
         where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         raise TkError(f"The {size} processes of the run did not meet at {where}: {error}") from error
+    atexit.register(_destroy)
     return World(dist.get_rank(), size, device)
 
 
 def leave() -> None:
-    """Leave the run's processes, where there are any."""
+    """Leave a group of one. A group of several stays until the process ends, and the next run finds it: torchrun's
+    processes cannot meet a second time at the same address without mixing up the two meetings."""
+    if dist.is_initialized() and dist.get_world_size() == 1:
+        _destroy()
+
+
+def _destroy() -> None:
     if dist.is_initialized():
         dist.destroy_process_group()
 

@@ -27,14 +27,17 @@ class TorchStrategy:
         self.world = World(0, 1, "cpu")
         self._timeout = timeout
         self._always_grouped = always_grouped
+        self._joined = False
         self._scale: LossScale | None = None
 
     def start(self) -> World:
+        self._joined = not torch.distributed.is_initialized()
         self.world = processes.join(self._timeout, always=self._always_grouped)
         return self.world
 
     def stop(self) -> None:
-        processes.leave()
+        if self._joined:
+            processes.leave()
 
     def plain(self, module: nn.Module) -> nn.Module:
         """The module inside the wrappers, whose parameter names are the checkpoint's."""

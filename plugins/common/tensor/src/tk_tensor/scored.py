@@ -96,7 +96,10 @@ class ScoredModel(nn.Module):
 
 
 def _value(route: Route, module: nn.Module, hidden: Tensor, fields: Mapping[str, Any]) -> Tensor:
-    return wide(route.label_head(module)(hidden.index_select(0, fields["select"]))).sum(-1)
+    values = wide(route.label_head(module)(hidden.index_select(0, fields["select"])))
+    if values.shape[-1] != 1:
+        raise TkError(f"the value head of {type(module).__name__} gives {values.shape[-1]} numbers a token, not one")
+    return values.sum(-1)
 
 
 def _score(route: Route, module: nn.Module, hidden: Tensor, fields: Mapping[str, Any]) -> Tensor:

@@ -55,8 +55,8 @@ class Objective:
         return (Pass(self.wants),)
 
     def step(self, outputs: Mapping[str, Rows], batch: Batch, reduce: Reduce) -> Step:
-        """A term a loss, and its mean as a figure of the same name."""
+        """A term a loss."""
         stats = outputs["policy"]
-        sums = {name: loss(stats, batch.fields, reduce).sum() for name, (_, loss) in self.losses.items()}
-        terms = {name: Term(sums[name], weight) for name, (weight, _) in self.losses.items()}
-        return Step(terms, {name: (value.detach(), batch.weights[name]) for name, value in sums.items()})
+        return Step(
+            {name: Term(loss(stats, batch.fields, reduce).sum(), weight) for name, (weight, loss) in self.losses.items()}
+        )

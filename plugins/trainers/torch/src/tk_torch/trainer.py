@@ -250,6 +250,7 @@ class _Run:
             tokens=progress.tokens,
             peak_memory=peak_memory(self.world.device),
             stopped=self.callbacks.stop or ("" if finished else interrupted),
+            samples=samples,
         )
         if self.record:
             evals = {"first": progress.first.get("sets", {}), "last": progress.evals.get("sets", {})}
