@@ -179,7 +179,9 @@ def _print_result(result: TrainResult) -> None:
         print()
         for name in ("prompt", "reference", "before", "after"):
             print(f"{name:9} {_one_line(sample.get(name, ''))}")
-    print(f"\nrun       {result.output}\nreport    {result.output / 'report.html'}\ntrained   {result.output / 'final'}")
+    print(
+        f"\nrun       {result.output}\nreport    {result.output / 'report.html'}\ntrained   {result.output / 'final'}"
+    )
     print(f"\nnext      tk chat --run {result.output}\n          tk export --run {result.output} --to merged")
 
 

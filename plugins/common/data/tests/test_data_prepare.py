@@ -144,7 +144,9 @@ def test_the_format_with_more_columns_is_meant_and_a_tie_names_both_and_the_mend
 
 
 def test_columns_of_no_format_name_those_found_and_the_formats_known(run):
-    with pytest.raises(UsageError, match=r"no format fits the columns \(body, id\).*alpaca: instruction or instruction\+output"):
+    with pytest.raises(
+        UsageError, match=r"no format fits the columns \(body, id\).*alpaca: instruction or instruction\+output"
+    ):
         run([{"body": "x", "id": 1}])
 
 

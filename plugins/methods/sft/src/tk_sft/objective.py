@@ -58,5 +58,8 @@ class Objective:
         """A term a loss."""
         stats = outputs["policy"]
         return Step(
-            {name: Term(loss(stats, batch.fields, reduce).sum(), weight) for name, (weight, loss) in self.losses.items()}
+            {
+                name: Term(loss(stats, batch.fields, reduce).sum(), weight)
+                for name, (weight, loss) in self.losses.items()
+            }
         )
