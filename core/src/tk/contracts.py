@@ -365,7 +365,7 @@ class ModelFamily(Protocol):
         attention: str = "auto",
         trust_remote_code: bool = False,
     ) -> LoadedModel:
-        """Load a resolved checkpoint. device="meta" reads no weights."""
+        """Load a resolved checkpoint. device "meta" reads no weights; "auto" is the accelerator where there is one."""
         ...
 
     def save(self, model: LoadedModel, folder: Path, weights: Iterable[tuple[str, Tensor]] | None = None) -> None:

@@ -17,6 +17,7 @@ from tk.cli.output import as_json, table
 from tk.config.files import listed
 from tk.contracts import TrainPlan, TrainResult
 from tk.errors import UsageError
+from tk.files import write_file
 from tk.setup import Given
 
 
@@ -60,7 +61,7 @@ def infer(given: Given, *, to: Path | None, json: bool) -> None:
         if to is None and not json:
             _print_answer(rows[-1])
     if to is not None:
-        _write_lines(to, rows)
+        write_file(to, "".join(json_.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     if json:
         as_json(rows)
     elif to is not None:
@@ -132,17 +133,6 @@ def _print_scores(rows: list[dict[str, Any]], to: Path) -> None:
         scored.append({"reward": name, "mean": mean, "scored": len(values), "of": len(rows)})
     if scored:
         table(scored, {"reward": "REWARD", "mean": "MEAN", "scored": "SCORED", "of": "ROWS"})
-
-
-def _write_lines(path: Path, rows: list[dict[str, Any]]) -> None:
-    """JSON lines, all or nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".tmp")
-    with partial.open("w", encoding="utf-8") as file:
-        file.writelines(json_.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.rename(path)
 
 
 def _print_plan(plan: TrainPlan) -> None:

@@ -8,8 +8,8 @@ from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tk.errors import TkError
+from tk.files import staged
 from tk_auto.family import AutoFamily
-from tk_auto.files import staged
 from tk_conformance.tiny import tiny_checkpoint
 
 

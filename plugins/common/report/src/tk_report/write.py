@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 
+from tk.files import write_file
 from tk_report.page import page
 from tk_report.reading import read_run
 
@@ -20,22 +19,7 @@ def write_report(output: Path, *, html: bool = True, plot: bool = True) -> list[
     if plot and (run.train or run.evals):
         from tk_report.plot import loss_png
 
-        written.append(_replace(output / "loss.png", loss_png(run)))
+        written.append(write_file(output / "loss.png", loss_png(run)))
     if html:
-        written.append(_replace(output / "report.html", page(run).encode("utf-8", "replace")))
+        written.append(write_file(output / "report.html", page(run).encode("utf-8", "replace")))
     return written
-
-
-def _replace(path: Path, content: bytes) -> Path:
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path

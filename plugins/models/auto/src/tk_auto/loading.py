@@ -45,6 +45,8 @@ def load(
 ) -> LoadedModel:
     """See AutoFamily.load."""
     check_folder(folder)
+    if device == "auto":
+        device = str(torch.accelerator.current_accelerator() or "cpu")
     config = _config(folder, trust_remote_code)
     weights = _dtype(dtype, device, config)
     auto = _auto_class(folder, config, head, trust_remote_code)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tk.contracts import LoadedModel
 from tk.errors import TkError
-from tk_auto.files import staged
+from tk.files import staged
 from tk_auto.quiet import quiet
 
 

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from tk.contracts import LoadedModel, ParamGroup
 from tk.errors import TkError
+from tk.files import staged
 from tk_auto import parameters
-from tk_auto.files import staged
 from tk_lora import base_free
 from tk_lora.attach import attach, changes_base, initial_values
 from tk_lora.options import LoraOptions

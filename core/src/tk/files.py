@@ -1,4 +1,4 @@
-"""Folders that appear whole or not at all."""
+"""Files and folders that appear whole or not at all: a temporary name beside their place, fsync, rename."""
 
 from __future__ import annotations
 
@@ -8,6 +8,24 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+
+def write_file(path: Path, content: str | bytes) -> Path:
+    """Put a file in its place, or leave what was there. Folders on the way are made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    work = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        work.chmod(0o644)
+        work.replace(path)
+        sync(path.parent)
+    finally:
+        work.unlink(missing_ok=True)
+    return path
 
 
 @contextmanager
@@ -23,14 +41,14 @@ def staged(folder: Path, last: str = "config.json") -> Iterator[Path]:
         yield work
         for file in work.iterdir():
             file.chmod(0o644)
-            _sync(file)
-        _sync(work)
+            sync(file)
+        sync(work)
         work.chmod(0o755)
         if folder.exists():
             _move_into(work, folder, last)
         else:
             work.rename(folder)
-        _sync(folder.parent)
+        sync(folder.parent)
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
@@ -39,10 +57,11 @@ def _move_into(work: Path, folder: Path, last: str) -> None:
     (folder / last).unlink(missing_ok=True)
     for file in sorted(work.iterdir(), key=lambda file: file.name == last):
         file.replace(folder / file.name)
-    _sync(folder)
+    sync(folder)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Wait until a file or folder is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
