@@ -1,0 +1,55 @@
+"""Behaviour of methods: what they train does not depend on accumulation, nor on the number of processes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+import tk
+from tk.config.files import to_yaml
+from tk.testing.need import need
+from tk_parallel.testing import run_processes
+
+
+def check_method(
+    config: Mapping[str, Any], folder: Path, *, strategies: Sequence[str] = ("ddp",), tolerance: float = 1e-5
+) -> None:
+    """Train by name with one micro-batch a step, with several, and on two gloo processes: the same final weights.
+
+    config: a run's config without `output` and `train.micro_batch_size`; a rate ≤ 1e-3 and ≤ 50 steps, no dropout.
+    folder: an empty folder for the runs. tolerance: largest ‖a − b‖₂ / ‖b‖₂ over the trained tensors.
+    """
+    size = int(config.get("train", {}).get("batch_size", 16))
+    whole = _trained(config, folder / "whole", micro=size)
+    need(bool(whole), "the run trained nothing")
+    parts = {"accumulation": _trained(config, folder / "accumulated", micro=max(1, size // 4))}
+    for strategy in strategies:
+        parts[f"two processes under {strategy}"] = _trained(
+            {**config, "strategy": strategy}, folder / strategy, micro=max(1, size // 4), world=2
+        )
+    for name, weights in parts.items():
+        need(weights.keys() == whole.keys(), f"{name}: other tensors are trained")
+        worst = max(_distance(weights[key], whole[key]) for key in whole)
+        need(worst <= tolerance, f"{name}: the trained weights differ by {worst:.1e}, more than {tolerance:.0e}")
+
+
+def _trained(config: Mapping[str, Any], output: Path, *, micro: int, world: int = 1) -> dict[str, Tensor]:
+    """The final weights of a run of `world` processes."""
+    train = {**config.get("train", {}), "micro_batch_size": micro}
+    file = output.with_suffix(".yaml")
+    file.write_text(to_yaml({**config, "train": train, "output": {"dir": str(output)}}), encoding="utf-8")
+    run_processes(Path(tk.__file__).with_name("__main__.py"), "train", "-c", str(file), world=world, timeout=300)
+    found: dict[str, Tensor] = {}
+    for path in sorted((output / "final").rglob("*.safetensors")):
+        found |= {f"{path.parent.name}/{name}": tensor for name, tensor in load_file(path).items()}
+    return found
+
+
+def _distance(a: Tensor, b: Tensor) -> float:
+    norm = torch.linalg.vector_norm
+    return float(norm(a.double() - b.double()) / norm(b.double()).clamp_min(1e-30))
