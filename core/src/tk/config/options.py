@@ -94,8 +94,11 @@ def type_name(kind: Any) -> str:
         return "|".join(type_name(a) for a in arguments)
     if origin in (list, tuple):
         return f"list of {type_name(arguments[0])}" if arguments else "list"
+    if dataclasses.is_dataclass(kind):
+        names = [field.name for field in dataclasses.fields(kind)]
+        return "{" + ", ".join(names[:2]) + (", …}" if len(names) > 2 else "}")
     if origin is not None and arguments:
-        return f"mapping to {type_name(arguments[-1])}"
+        return f"{{name: {type_name(arguments[-1])}}}"
     return {str: "text", bool: "true|false", type(None): "none"}.get(kind, getattr(kind, "__name__", str(kind)))
 
 
