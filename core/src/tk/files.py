@@ -9,22 +9,34 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tk.errors import TkError
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """A failure to write (a full disk, no permission) as a TkError that names the file."""
+    try:
+        yield
+    except OSError as error:
+        raise TkError(f"{path}: cannot be written: {error.strerror or error}.") from error
+
 
 def write_file(path: Path, content: str | bytes) -> Path:
-    """Put a file in its place, or leave what was there. Folders on the way are made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    work = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        work.chmod(0o644)
-        work.replace(path)
-        sync(path.parent)
-    finally:
-        work.unlink(missing_ok=True)
+    """Put a file in its place, or leave what was there. Folders on the way are made. Raises TkError on a full disk."""
+    with explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+        work = Path(name)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content)
+                file.flush()
+                os.fsync(file.fileno())
+            work.chmod(0o644)
+            work.replace(path)
+            sync(path.parent)
+        finally:
+            work.unlink(missing_ok=True)
     return path
 
 

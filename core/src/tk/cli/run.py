@@ -7,7 +7,7 @@ and completion only, so that one resolver says what is wrong with a name or a va
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
@@ -34,12 +34,17 @@ COMMANDS: dict[str, tuple[str, ...]] = {
 def make(name: str, args: Sequence[str], *, completing: bool = False) -> tuple[Any, list[str]]:
     """The Typer command with the options of the components chosen by `args`, and the arguments left for it."""
     flags, rest = split_flags(args)
+    function = _function(name, flags)
+    # Typer evaluates no annotation of a signature that is set by hand.
+    hints = get_type_hints(function, include_extras=True)
+    declared = inspect.signature(function).parameters.values()
+    own = [p.replace(annotation=hints[p.name]) for p in declared if p.kind is not p.VAR_KEYWORD]
+    infos = [p.annotation.__metadata__[0] for p in own]
+    words = {word for info in infos for word in (info.default, *info.param_decls)}  # Typer keeps the first as default
     files = [Path(v) for v in _values(rest, "--config", "-c")]
     run = next((Path(v) for v in reversed(_values(rest, "--run"))), None)
-    sections = [(key.lstrip("-"), value) for key, value in _pairs(rest)]
-    given = Given(run=run, files=files, flags=flags + sections, plugin_files=_values(rest, "--plugin"))
+    given = Given(run=run, files=files, flags=[*flags, *_sections(rest, words)], plugin_files=_values(rest, "--plugin"))
     wants_help = "--help" in rest or completing
-    function = _function(name, flags)
     try:
         found = resolver(_readable(given) if wants_help else given)
         parameters = list(_parameters(name, found, full=wants_help))
@@ -47,10 +52,6 @@ def make(name: str, args: Sequence[str], *, completing: bool = False) -> tuple[A
         if not wants_help or completing is False:
             raise
         parameters = list(_parameters(name, resolver(Given()), full=True))
-    # Typer evaluates no annotation of a signature that is set by hand.
-    hints = get_type_hints(function, include_extras=True)
-    declared = inspect.signature(function).parameters.values()
-    own = [p.replace(annotation=hints[p.name]) for p in declared if p.kind is not p.VAR_KEYWORD]
     function.__signature__ = inspect.Signature([*own, *parameters])  # type: ignore[attr-defined]
     sub = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
     sub.command(name, help=inspect.getdoc(function))(function)
@@ -85,37 +86,16 @@ def _is_value(word: str) -> bool:
     return not word.startswith("-") or word[1:2].isdigit() or word[1:2] == "."
 
 
-def _pairs(args: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Section flags in their short form (--tuner lora), as far as they can be told before Typer parses."""
+def _sections(args: Sequence[str], own: Collection[str]) -> Iterator[tuple[str, str]]:
+    """Sections in their short form (--tuner lora): what is no option of the command's own."""
     for index, word in enumerate(args):
         name, equals, value = word.partition("=")
-        if not name.startswith("--") or name in _OWN:
+        if not name.startswith("--") or name in own or name == "--help":
             continue
         if equals:
-            yield name, value
+            yield name[2:], value
         elif index + 1 < len(args) and _is_value(args[index + 1]):
-            yield name, args[index + 1]
-
-
-_OWN = frozenset(
-    [
-        "--config",
-        "--run",
-        "--plugin",
-        "--resume",
-        "--dry-run",
-        "--json",
-        "--print-config",
-        "--debug",
-        "--help",
-        "--input",
-        "--prompt",
-        "--to",
-        "--install-completion",
-        "--show-completion",
-        "--system",
-    ]
-)
+            yield name[2:], args[index + 1]
 
 
 def _values(args: Sequence[str], *names: str) -> list[str]:
