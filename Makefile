@@ -19,10 +19,10 @@ quickstart: setup
 	$(BIN)/tk train -c examples/quickstart.yaml
 
 test: setup
-	$(BIN)/pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow" --durations=15
 
 slow: setup
-	$(BIN)/python tests/run_slow.py
+	OMP_NUM_THREADS=1 $(BIN)/python tests/run_slow.py
 
 lint: setup
 	$(BIN)/ruff check .

@@ -87,7 +87,7 @@ def machine() -> dict[str, str]:
     packages = ("torch", "transformers", "peft", "trl", "typer", "tk-kernel")
     return {
         "CPU": f"{fields.get('model name', platform.processor())} ({', '.join(vectors)})",
-        "cores": str(len(os.sched_getaffinity(0))),
+        "cores": f"{len(os.sched_getaffinity(0))}, OMP_NUM_THREADS {os.environ.get('OMP_NUM_THREADS', 'not set')}",
         "memory": f"{memory:.0f} GiB",
         "system": platform.platform(),
         "Python": platform.python_version(),

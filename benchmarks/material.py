@@ -14,7 +14,7 @@ from tk_chatterbot.corpus import Chatterbot
 from tk_chatterbot.options import ChatterbotOptions
 
 SMALL_LAYERS = 10
-PROMPT_WORDS = 290
+PROMPT_WORDS = 260
 """About 400 tokens with the chat template's own."""
 
 

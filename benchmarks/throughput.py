@@ -175,7 +175,7 @@ PLANS: Mapping[str, tuple[int, int]] = {"short": (15, 6), "prompt-heavy": (9, 2)
 def run(quick: bool = False, small: bool = False, shapes: Sequence[str] = tuple(SHAPES)) -> list[Section]:
     found = []
     for shape in shapes:
-        rounds, steps = (3, 2) if quick else PLANS[shape]
+        rounds, steps = (3, 1) if quick else PLANS[shape]
         found.append(section(shape, rounds=rounds, steps=steps, small=small or quick))
     return found
 

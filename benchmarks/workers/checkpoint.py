@@ -12,7 +12,10 @@ def main(name: str, folder: str = "", layers: str = "") -> None:
     path = family_of(plugins.load(), name).build().resolve(name)
     if folder:
         from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+        from transformers.utils import logging
 
+        logging.set_verbosity_error()  # that the other layers are left out is meant
+        logging.disable_progress_bar()
         config = AutoConfig.from_pretrained(path)
         config.num_hidden_layers = int(layers)
         AutoModelForCausalLM.from_pretrained(path, config=config).save_pretrained(folder)

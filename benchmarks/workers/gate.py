@@ -36,7 +36,8 @@ class Gate:
             self._say({"seconds": seconds, "losses": self._losses, "memory": _high_water()})
         else:
             return
-        self._words.readline()
+        if not self._words.readline():
+            raise SystemExit("the benchmark has ended")
         self._begun = time.perf_counter()
 
     def _say(self, values: dict[str, object]) -> None:

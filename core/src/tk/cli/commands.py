@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json as json_
 import os
 import shutil
@@ -39,14 +40,39 @@ def train(given: Given, *, dry_run: bool, print_config: bool, json: bool) -> Non
         else:
             _print_plan(found)
         return
-    if json:
-        as_json(train_plan(plan))
-        return
     from tk.cli.progress import Progress
 
-    result = train_plan(plan, [Progress(sys.stderr)])
-    if int(os.environ.get("RANK", "0")) == 0:
+    with _Uncollected() as uncollected:
+        result = train_plan(plan, [uncollected] if json else [uncollected, Progress(sys.stderr)])
+    if json:
+        as_json(result)
+    elif int(os.environ.get("RANK", "0")) == 0:
         _print_result(result)
+
+
+class _Uncollected:
+    """Keeps the garbage collector off until the run begins, as an observer of it.
+
+    Importing torch, transformers and peft makes a few hundred thousand objects that stay; walking them again and again
+    was a fifth of the time to the first step.
+    """
+
+    def __enter__(self) -> _Uncollected:
+        gc.disable()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        gc.enable()
+
+    def start(self, plan: TrainPlan, config: Mapping[str, Any]) -> None:
+        gc.freeze()
+        gc.enable()
+
+    def log(self, kind: str, step: int, figures: Mapping[str, float]) -> None:
+        pass
+
+    def finish(self, result: TrainResult | None) -> None:
+        pass
 
 
 def infer(given: Given, *, to: Path | None, json: bool) -> None:

@@ -1,5 +1,6 @@
 """The event files, read back with TensorBoard's own reader."""
 
+import resource
 import subprocess
 import sys
 
@@ -7,6 +8,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tk.contracts import TrainPlan, TrainResult
+from tk.errors import TkError
 from tk_tensorboard.options import TensorBoardOptions
 from tk_tensorboard.tracker import TensorBoard
 
@@ -94,3 +96,14 @@ def test_neither_torch_nor_tensorflow_is_imported():
     code = "import sys, tk_tensorboard.tracker; print([m for m in ('torch', 'tensorflow') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_full_disk_is_one_error_in_the_thread_that_logs(tmp_path):
+    tracker = run(tmp_path, flush_seconds=1)
+    _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, most))
+    try:
+        with pytest.raises(TkError, match=r"events\.out\.tfevents\..*: cannot be written: File too large"):
+            tracker.finish(None)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))

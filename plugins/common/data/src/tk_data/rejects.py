@@ -4,33 +4,35 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import tempfile
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TextIO
+from typing import IO, Any
+
+from tk.files import explained
 
 
 class Rejects:
-    """A file of {"origin", "reason", "row"} that appears whole, when the last row has been read, or not at all."""
+    """A file of {"origin", "reason", "row"} that appears whole, when the last row has been read, or not at all.
+
+    Until then the rows are in the system's temporary folder, so that a run that fails leaves no folder of its own.
+    """
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
         self.count = 0
-        self._handle: TextIO | None = None
+        self._rows: IO[bytes] | None = None
 
     def add(self, origin: str, reason: str, row: Any) -> None:
         self.count += 1
         if self.path is None:
             return
-        if self._handle is None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._handle = open(self._partial, "w", encoding="utf-8")  # noqa: SIM115  (closed in __exit__)
-        line = json.dumps({"origin": origin, "reason": reason, "row": row}, ensure_ascii=False, default=str)
-        self._handle.write(line.encode("utf-8", "backslashreplace").decode() + "\n")
-
-    @property
-    def _partial(self) -> Path:
-        assert self.path is not None
-        return self.path.with_name(f".{self.path.name}.partial")
+        with explained(self.path):
+            if self._rows is None:
+                self._rows = tempfile.TemporaryFile()  # noqa: SIM115  (closed in __exit__)
+            line = json.dumps({"origin": origin, "reason": reason, "row": row}, ensure_ascii=False, default=str)
+            self._rows.write(line.encode("utf-8", "backslashreplace") + b"\n")
 
     @property
     def written(self) -> bool:
@@ -43,13 +45,24 @@ class Rejects:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._handle is None or self.path is None:
+        if self._rows is None or self.path is None:
             return
-        self._handle.flush()
-        os.fsync(self._handle.fileno())
-        self._handle.close()
-        self._handle = None
-        if kind is None:
-            os.replace(self._partial, self.path)
-        else:
-            self._partial.unlink()
+        with self._rows as rows:
+            if kind is None:
+                _put(rows, self.path)
+        self._rows = None
+
+
+def _put(rows: IO[bytes], path: Path) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    with explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            rows.seek(0)
+            with partial.open("wb") as file:
+                shutil.copyfileobj(rows, file)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)

@@ -6,6 +6,7 @@ Nothing is pickled: tensors travel as bytes, everything else as JSON.
 from __future__ import annotations
 
 import atexit
+import gc
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -59,8 +60,12 @@ def leave() -> None:
 
 
 def _destroy() -> None:
+    """Leave while Python is whole: gloo's threads let go of the last tensors after a collective has returned, and
+    abort the process where they find the interpreter gone. They end with the last reference to the group."""
     if dist.is_initialized():
+        gc.collect()
         dist.destroy_process_group()
+        gc.collect()
 
 
 def _device() -> str:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from queue import Empty, SimpleQueue
+from threading import Thread
 
 from tk.errors import TkError, UsageError
 
 PATTERNS = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.py", "*.tiktoken")
 """What a checkpoint consists of; pickled weights are never fetched."""
 
-ETAG_TIMEOUT = 5.0
+ETAG_TIMEOUT = 3.0
 """Seconds that the hub may take to answer before the cache is used."""
 
 
@@ -57,10 +59,15 @@ def _fetch(name: str, revision: str | None) -> Path:
     from tk_auto.quiet import quiet
 
     what = f"{name!r}" if revision is None else f"{name!r} at revision {revision!r}"
+    silent = _silence(name, revision)
     try:
         with quiet():
             fetched = snapshot_download(
-                name, revision=revision, allow_patterns=list(PATTERNS), etag_timeout=ETAG_TIMEOUT
+                name,
+                revision=revision,
+                allow_patterns=list(PATTERNS),
+                etag_timeout=ETAG_TIMEOUT,
+                local_files_only=bool(silent),
             )
     except HFValidationError as error:
         raise UsageError(f"{name!r} is neither a folder here nor a possible hub id.") from error
@@ -73,11 +80,37 @@ def _fetch(name: str, revision: str | None) -> Path:
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError) as error:
         raise TkError(
             f"{what} is no folder here and not in the hub's cache, and the hub cannot be reached "
-            f"({_first_line(error.__cause__ or error)}). Give a checkpoint's folder, or go online once."
+            f"({silent or _first_line(error.__cause__ or error)}). Give a checkpoint's folder, or go online once."
         ) from error
     folder = Path(fetched)
     check_folder(folder)
     return folder
+
+
+def _silence(name: str, revision: str | None) -> str:
+    """Why the hub does not answer a question about a checkpoint in time; "" where it answers, whatever it says.
+
+    `snapshot_download` asks without any limit, and no limit of an HTTP client holds for looking up a host's address.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    told: SimpleQueue[BaseException | None] = SimpleQueue()
+
+    def ask() -> None:
+        try:
+            HfApi().repo_info(name, revision=revision, timeout=ETAG_TIMEOUT)
+        except BaseException as error:  # noqa: BLE001  (handed on)
+            told.put(error)
+        else:
+            told.put(None)
+
+    Thread(target=ask, daemon=True).start()
+    try:
+        error = told.get(timeout=ETAG_TIMEOUT)
+    except Empty:
+        return f"no answer within {ETAG_TIMEOUT:g} s"
+    return "" if error is None or isinstance(error, HfHubHTTPError) else _first_line(error)
 
 
 def _first_line(error: BaseException) -> str:

@@ -12,9 +12,9 @@ from typing import Any, Literal
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.hparams.summary_v2 import hparams_pb
-from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from tk.contracts import TrainPlan, TrainResult
+from tk_tensorboard.events import Events
 from tk_tensorboard.options import TensorBoardOptions
 
 Plain = bool | int | float | str
@@ -26,11 +26,10 @@ class TensorBoard:
     def __init__(self, options: TensorBoardOptions, folder: Path) -> None:
         self.options = options
         self.folder = folder / options.dir
-        self._writer: EventFileWriter | None = None
+        self._events: Events | None = None
 
     def start(self, plan: TrainPlan, config: Mapping[str, Any]) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._writer = EventFileWriter(str(self.folder), flush_secs=self.options.flush_seconds)
+        self._events = Events(self.folder, self.options.flush_seconds)
         self._add(Summary(value=[_text("config", f"```\n{json.dumps(config, indent=2, default=str)}\n```")]), 0)
         counts = {
             name: getattr(plan, name) for name in ("rows", "examples", "tokens", "steps", "trainable", "parameters")
@@ -47,7 +46,7 @@ class TensorBoard:
 
     def finish(self, result: TrainResult | None) -> None:
         """Write what is left and close; after a failed run too, so that its last points are there."""
-        if self._writer is None:
+        if self._events is None:
             return
         if result is not None:
             values = [
@@ -56,13 +55,13 @@ class TensorBoard:
                 if math.isfinite(value)
             ]
             self._add(Summary(value=values), result.steps)
-        self._writer.close()
-        self._writer = None
+        self._events.close()
+        self._events = None
 
     def _add(self, summary: Summary, step: int) -> None:
-        if self._writer is None:
+        if self._events is None:
             raise RuntimeError("the tracker is used before start() or after finish()")
-        self._writer.add_event(Event(wall_time=time.time(), step=step, summary=summary))
+        self._events.add(Event(wall_time=time.time(), step=step, summary=summary))
 
 
 def _text(tag: str, text: str) -> Any:

@@ -107,29 +107,27 @@ def split(method: Method, outputs: Mapping[str, Rows], batch: Batch, singles: Se
     Statistics with a value a selected position are divided by `fields["rows"]`, those with a value a sample by the
     number of samples of each example.
     """
-    if method.scope != "row" or sum(single.rows for single in singles) != batch.rows:
+    samples = [single.rows for single in singles]
+    if method.scope != "row" or sum(samples) != batch.rows:
         return None
-    ends = np.cumsum([single.rows for single in singles])
-    owners = torch.tensor(np.repeat(np.arange(len(singles)), [single.rows for single in singles]))
-    rows = batch.fields.get("rows")
-    steps = []
-    for number, single in enumerate(singles):
-        own: dict[str, dict[str, Tensor]] = {}
-        for key, stats in outputs.items():
-            own[key] = {}
-            for name, value in stats.items():
-                picked = None
-                if rows is not None and len(value) == len(rows):
-                    picked = value[owners.to(rows.device)[rows] == number]
-                    if len(picked) != len(single.fields["rows"]):
-                        picked = None
-                if picked is None and len(value) == batch.rows:
-                    picked = value[ends[number] - single.rows : ends[number]]
-                if picked is None:
-                    return None
-                own[key][name] = picked
-        steps.append(method.loss(own, single, reduce_for(single)))
-    return steps
+    owners = torch.arange(len(singles)).repeat_interleave(torch.tensor(samples))
+    ways = {"sample": owners}
+    if "rows" in batch.fields:
+        ways["position"] = owners[batch.fields["rows"].cpu()]
+    counts = {name: torch.bincount(way, minlength=len(singles)).tolist() for name, way in ways.items()}
+    positions = [len(single.fields["rows"]) for single in singles] if "position" in ways else []
+    divided: list[dict[str, dict[str, Tensor]]] = [{key: {} for key in outputs} for _ in singles]
+    for key, stats in outputs.items():
+        for name, value in stats.items():
+            fitting = [way for way in ways if len(ways[way]) == len(value)]
+            if not fitting or (len(fitting) == 2 and counts["sample"] != counts["position"]):
+                return None
+            if fitting[0] == "position" and counts["position"] != positions:
+                return None
+            way = ways[fitting[0]].to(value.device)
+            for number, own in enumerate(divided):
+                own[key][name] = value[way == number]
+    return [method.loss(own, single, reduce_for(single)) for own, single in zip(divided, singles, strict=True)]
 
 
 def summary(records: Sequence[Terms], coefs: Mapping[str, float], resamples: int, seed: int) -> dict[str, float]:
