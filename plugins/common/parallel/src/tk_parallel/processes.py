@@ -6,9 +6,9 @@ Nothing is pickled: tensors travel as bytes, everything else as JSON.
 from __future__ import annotations
 
 import atexit
-import gc
 import json
 import os
+import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any
@@ -21,6 +21,8 @@ from tk.contracts import World
 from tk.errors import TkError, UsageError
 
 _MAX_DIMENSIONS = 8
+_SETTLE = 0.2
+"""Seconds given to the threads of the process group before Python ends."""
 
 
 def join(timeout: float, *, always: bool = False) -> World:
@@ -60,12 +62,13 @@ def leave() -> None:
 
 
 def _destroy() -> None:
-    """Leave while Python is whole: gloo's threads let go of the last tensors after a collective has returned, and
-    abort the process where they find the interpreter gone. They end with the last reference to the group."""
-    if dist.is_initialized():
-        gc.collect()
-        dist.destroy_process_group()
-        gc.collect()
+    if not dist.is_initialized():
+        return
+    if dist.get_world_size() > 1:
+        # gloo's threads let go of their last tensors just after a collective has returned, and abort the process where
+        # the interpreter is gone by then; they do not end with the group while torch's wrappers hold on to it
+        time.sleep(_SETTLE)
+    dist.destroy_process_group()
 
 
 def _device() -> str:
