@@ -21,22 +21,24 @@ def explained(path: Path) -> Iterator[None]:
         raise TkError(f"{path}: cannot be written: {error.strerror or error}.") from error
 
 
+TEMPORARY = ".tmp"
+"""Ending of the name that a file has while it is written; one that is left after a crash counts for nothing."""
+
+
 def write_file(path: Path, content: str | bytes) -> Path:
     """Put a file in its place, or leave what was there. Folders on the way are made. Raises TkError on a full disk."""
+    work = path.with_name(path.name + TEMPORARY)
     with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-        work = Path(name)
         try:
-            with os.fdopen(handle, "wb") as file:
+            with work.open("wb") as file:
                 file.write(content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content)
                 file.flush()
                 os.fsync(file.fileno())
-            work.chmod(0o644)
             work.replace(path)
-            sync(path.parent)
         finally:
             work.unlink(missing_ok=True)
+        sync(path.parent)
     return path
 
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import tempfile
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-from tk.files import explained
+from tk.files import explained, write_file
 
 
 class Rejects:
@@ -49,20 +47,6 @@ class Rejects:
             return
         with self._rows as rows:
             if kind is None:
-                _put(rows, self.path)
+                rows.seek(0)
+                write_file(self.path, rows.read())
         self._rows = None
-
-
-def _put(rows: IO[bytes], path: Path) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    with explained(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            rows.seek(0)
-            with partial.open("wb") as file:
-                shutil.copyfileobj(rows, file)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tk.errors import UsageError
+from tk.files import TEMPORARY
 from tk_torch import files
 
 WEIGHTS = "weights.safetensors"
@@ -66,9 +67,9 @@ class Checkpoints:
 
     def clean(self) -> None:
         """Delete what an interrupted write or deletion left."""
-        for path in self.folder.glob(f"*{files.TEMPORARY}"):
+        for path in self.folder.glob(f"*{TEMPORARY}"):
             files.discard(path)
-        for path in self.folder.glob(f".*{files.TEMPORARY}"):
+        for path in self.folder.glob(f".*{TEMPORARY}"):
             files.discard(path)
 
     def all(self) -> list[Path]:

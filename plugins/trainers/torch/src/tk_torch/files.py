@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,8 +14,8 @@ from typing import Any
 from safetensors import SafetensorError
 
 from tk.errors import TkError
+from tk.files import TEMPORARY, sync
 
-TEMPORARY = ".tmp"
 MANIFEST = "manifest.json"
 
 
@@ -27,20 +26,6 @@ def explained(path: Path) -> Iterator[None]:
         yield
     except (OSError, SafetensorError) as error:
         raise TkError(f"{path}: cannot be written: {error}. What was written before it is whole.") from error
-
-
-def write_text(path: Path, text: str) -> None:
-    """Replace a file by new text, or leave it as it was."""
-    temporary = path.with_name(path.name + TEMPORARY)
-    with explained(path):
-        try:
-            temporary.write_text(text, encoding="utf-8")
-            sync(temporary)
-            temporary.replace(path)
-        except OSError:
-            temporary.unlink(missing_ok=True)
-            raise
-        sync(path.parent)
 
 
 def write_folder(folder: Path, fill: Callable[[Path], None], *, manifest: bool = True) -> None:
@@ -61,7 +46,7 @@ def write_folder(folder: Path, fill: Callable[[Path], None], *, manifest: bool =
             remove(folder)
             temporary.rename(folder)
             sync(folder.parent)
-        except (OSError, SafetensorError):
+        except BaseException:
             discard(temporary)
             raise
 
@@ -98,15 +83,6 @@ def discard(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
-
-
-def sync(path: Path) -> None:
-    """Wait until a file or folder is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def json_text(value: Any, *, indent: int | None = None) -> str:

@@ -21,6 +21,7 @@ from tk.compose import Plan
 from tk.config.files import to_yaml
 from tk.contracts import Tracker, TrainPlan, TrainResult, World
 from tk.errors import UsageError
+from tk.files import TEMPORARY, write_file
 from tk.plugins import all_manifests
 from tk_data.report import DataReport
 from tk_torch import files
@@ -72,8 +73,8 @@ class Record:
         config = {**self._plan.tree, "train": {**self._plan.tree["train"], "resume": False}}
         config["output"] = {**self._plan.tree["output"], "dir": str(self._folder), "overwrite": False}
         self._make_folder(new=not step)
-        files.write_text(self._folder / CONFIG, to_yaml(config))
-        files.write_text(self._folder / LOG, _until(self._folder / LOG, step))
+        write_file(self._folder / CONFIG, to_yaml(config))
+        write_file(self._folder / LOG, _until(self._folder / LOG, step))
         self._run |= {
             "config": config,
             "plan": asdict(found),
@@ -91,7 +92,7 @@ class Record:
         """A new run deletes what another one left, or what an interrupted one left before its first checkpoint."""
         with files.explained(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True)
-            for leftover in (*self._folder.glob(f"*{files.TEMPORARY}"), *self._folder.glob(f".*{files.TEMPORARY}")):
+            for leftover in (*self._folder.glob(f"*{TEMPORARY}"), *self._folder.glob(f".*{TEMPORARY}")):
                 files.discard(leftover)
             for name in (*OWN, *self._plan.many("trackers")) if new else ():
                 files.remove(self._folder / name)
@@ -142,7 +143,7 @@ class Record:
                 tracker.finish(None)
 
     def _write(self) -> None:
-        files.write_text(self._folder / RUN, files.json_text(self._run, indent=1))
+        write_file(self._folder / RUN, files.json_text(self._run, indent=1))
 
 
 def peak_memory(device: str) -> int:

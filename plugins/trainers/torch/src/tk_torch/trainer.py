@@ -78,7 +78,10 @@ class _Run:
             return self._end(interrupted)
         except BaseException as error:
             if self.record:
-                self.record.fail(error)
+                try:
+                    self.record.fail(error)
+                except TkError as second:  # a full disk, say: it must not hide what failed first
+                    error.add_note(str(second))
             raise
 
     def _newest(self) -> Saved | None:
