@@ -74,8 +74,7 @@ class _Run:
             saved = self._newest()
             self._assemble(saved)
             self._begin(saved)
-            interrupted = self._loop(signals)
-            return self._end(interrupted)
+            result = self._end(self._loop(signals))
         except BaseException as error:
             if self.record:
                 try:
@@ -83,6 +82,8 @@ class _Run:
                 except TkError as second:  # a full disk, say: it must not hide what failed first
                     error.add_note(str(second))
             raise
+        on_rank_0(self.strategy, self.world, self._report)  # its failure is not the run's
+        return result
 
     def _newest(self) -> Saved | None:
         """The checkpoint to go on from: the newest whole one, of this config."""
@@ -259,7 +260,6 @@ class _Run:
             evals = {"first": progress.first.get("sets", {}), "last": progress.evals.get("sets", {})}
             why = refusal(self.plan, parts) if self.eval.generate else ""
             self.record.finish(result, self.speed.timings(), evals=evals, samples=samples, no_samples=why)
-        on_rank_0(self.strategy, self.world, self._report)
         return result
 
     def _report(self) -> None:
