@@ -28,7 +28,8 @@ def slow_files() -> list[str]:
         [sys.executable, "-m", "pytest", "--collect-only", "-q", "-m", "slow", *ORDER], capture_output=True, text=True
     )
     lines = [line.partition(":")[0] for line in listed.stdout.splitlines()]  # "path: count" or "path::test"
-    return list(dict.fromkeys(line for line in lines if line.endswith(".py")))
+    names = dict.fromkeys(line for line in lines if line.endswith(".py"))
+    return sorted(names, key=lambda name: next(i for i, start in enumerate(ORDER) if name.startswith(f"{start}/")))
 
 
 def main() -> int:
