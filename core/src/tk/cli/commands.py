@@ -54,7 +54,7 @@ class _Uncollected:
     """Keeps the garbage collector off until the run begins, as an observer of it.
 
     Importing torch, transformers and peft makes a few hundred thousand objects that stay; walking them again and again
-    was a sixth of the time to the first step.
+    delays the first step.
     """
 
     def __enter__(self) -> _Uncollected:
