@@ -114,6 +114,7 @@ def measure(shape: str, *, rounds: int, steps: int, small: bool) -> tuple[dict[s
             for number, (who, command) in enumerate(commands.items()):
                 workers[who] = start(command, folder / f"output{number}.txt", steps)
             for number in range(rounds):
+                print(f"{shape}: round {number + 1} of {rounds}", file=sys.stderr, flush=True)
                 turn = list(workers.values())
                 turn = turn[number % len(turn) :] + turn[: number % len(turn)]
                 for worker in turn[:: 1 if number % 2 else -1]:

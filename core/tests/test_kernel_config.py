@@ -10,7 +10,8 @@ from tk.config.files import listed, schema, to_yaml
 from tk.config.resolve import chosen_kinds, resolve, sections_of
 from tk.config.tree import from_environment, from_flags, from_mapping, from_yaml
 from tk.errors import ConfigError
-from tk.plugins import Registry, Selection, load
+from tk.plugins import Selection, load
+from tk.registry import Registry
 
 SOURCE = """
     from dataclasses import dataclass, field

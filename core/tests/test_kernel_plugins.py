@@ -233,12 +233,14 @@ def test_a_local_file_brings_hooks_and_marked_functions(tmp_path: Path):
     assert type(registry.get("rewards", "other").build()).__name__ == "Other"
 
 
-@pytest.mark.parametrize(("text", "reason"), [(None, "no such plugin file"), ("1/0", "ZeroDivisionError")])
-def test_a_local_file_that_cannot_be_loaded_is_an_error(text, reason, tmp_path: Path):
+@pytest.mark.parametrize(
+    ("text", "kind", "reason"), [(None, UsageError, "there is no file"), ("1/0", TkError, "ZeroDivisionError")]
+)
+def test_a_local_file_that_cannot_be_loaded_is_an_error(text, kind, reason, tmp_path: Path):
     path = tmp_path / "mine.py"
     if text is not None:
         path.write_text(text)
-    with pytest.raises(TkError, match=reason):
+    with pytest.raises(kind, match=reason):
         plugins.load(Selection(files=(str(path),)), found=[])
 
 

@@ -132,7 +132,7 @@ class Files:
     def __init__(self, folder):
         self.path = folder / "figures.jsonl"
 
-    def start(self, plan, config):
+    def start(self, plan, config, step):
         self.path.write_text(json.dumps({"steps": plan.steps}) + "\n")
 
     def log(self, kind, step, figures):

@@ -11,7 +11,7 @@ from typing import Annotated
 import pytest
 
 from tk.config.options import doc
-from tk.plugins import Component
+from tk.registry import Component
 from tk.specs import KINDS, RewardSpec, Spec
 from tk.testing import check_component, check_listing_is_light, check_options
 from tk.testing.contracts import missing

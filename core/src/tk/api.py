@@ -50,7 +50,7 @@ def infer(config: Any = None, *, run: str | Path | None = None, **sections: Any)
     from tk import inference
 
     given = replace(setup.given_from(config, sections, run), forget=setup.TRAINED_ON)
-    return list(inference.answers(setup.plan(given), _folder(run)))
+    return list(inference.Answers(setup.plan(given), _folder(run)))
 
 
 def chat(config: Any = None, *, run: str | Path | None = None, **sections: Any) -> Conversation:

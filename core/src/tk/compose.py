@@ -9,7 +9,7 @@ from typing import Any
 from tk.capabilities import CAPABILITIES
 from tk.config.resolve import Chosen, Config
 from tk.errors import UsageError
-from tk.plugins import Registry
+from tk.registry import Registry
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from tk.errors import TkError, UsageError
-from tk.plugins import Component, Registry
+from tk.registry import Component, Registry
 from tk.specs import ModelSpec
 
 

@@ -12,13 +12,28 @@ from pathlib import Path
 from tk.errors import TkError
 
 
+class WriteError(TkError):
+    """A file or folder could not be written."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path}: cannot be written: {reason}.")
+        self.reason = reason
+
+
 @contextmanager
-def explained(path: Path) -> Iterator[None]:
-    """A failure to write (a full disk, no permission) as a TkError that names the file."""
+def explained(path: Path, *also: type[Exception]) -> Iterator[None]:
+    """A failure to write (a full disk, no permission) as a WriteError that names what was to be written.
+
+    Of several around each other the outermost says what: the inner ones may know a temporary name only.
+    also: what a library raises there besides OSError.
+    """
+    refused: tuple[type[Exception], ...] = (OSError, *also)
     try:
         yield
-    except OSError as error:
-        raise TkError(f"{path}: cannot be written: {error.strerror or error}.") from error
+    except WriteError as error:
+        raise WriteError(path, error.reason) from error
+    except refused as error:
+        raise WriteError(path, getattr(error, "strerror", None) or str(error)) from error
 
 
 TEMPORARY = ".tmp"

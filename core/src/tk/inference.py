@@ -8,15 +8,17 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from tk.compose import Plan
 from tk.config.resolve import Chosen
 from tk.contracts import Completion, Engine, LoadedModel, Request, Reward, Scored, Template, Tuner
-from tk.errors import TkError, UsageError
-from tk.rows import read_samples
+from tk.errors import DataError, TkError, UsageError
+from tk.rows import open_source
 from tk.sample import Message, Sample
 
 BATCH = 64
@@ -67,6 +69,11 @@ def load(plan: Plan, run: Path | None) -> tuple[LoadedModel, Tuner | None]:
     tuner: Tuner = plan.one("tuner").build()
     tuner.attach(model)
     tuner.load(model, final)
+    if not tuner.changes_output(model):
+        raise TkError(
+            f"{final}: the adapter changes nothing of what the model computes: train it (longer, or with a higher "
+            "optim.lr), or use the model without --run."
+        )
     return model, tuner
 
 
@@ -83,43 +90,59 @@ def default_engine(plan: Plan) -> Chosen:
     return named or Chosen(plan.registry.get("engines", plan.registry.kind("engines").default))
 
 
-def answers(plan: Plan, run: Path | None) -> Iterator[Answer]:
-    """Answers to every row of the config's data sources, in order, `sampling.n` for each, scored by its rewards."""
-    sources = plan.config.data.sources
-    if not sources:
-        raise UsageError("data: no rows to answer: --input FILE.")
-    rewards = {name: chosen.build() for name, chosen in plan.many("rewards").items()}
-    loaded: Runtime | None = None
-    for name, source in sources.items():
-        batch: list[Sample] = []
-        for sample in read_samples(plan.registry, name, source):
-            batch.append(sample)
-            if len(batch) == BATCH:
-                loaded = loaded or runtime(plan, run)
-                yield from _answer(plan, loaded, batch, rewards)
-                batch = []
-        if batch:
-            loaded = loaded or runtime(plan, run)
-            yield from _answer(plan, loaded, batch, rewards)
-    if loaded:
-        loaded.engine.close()
+class Answers:
+    """Answers to every row of a config's data sources, in order, `sampling.n` for each, scored by its rewards.
 
+    Iterating reads every row once before it loads the model, so that a bad one is told before anything is generated.
+    Raises UsageError where no source is named, DataError at a bad row.
+    """
 
-def _answer(plan: Plan, loaded: Runtime, samples: Sequence[Sample], rewards: Mapping[str, Reward]) -> Iterator[Answer]:
-    prompts = [replace(sample, messages=_prompt(sample)) for sample in samples]
-    results = generate(plan, loaded, prompts)
-    flat = [(sample, completion) for sample, group in zip(prompts, results, strict=True) for completion in group]
-    scores = score(rewards, flat)
-    for index, (sample, completion) in enumerate(flat):
-        yield Answer(
-            sample.origin,
-            sample.messages,
-            completion.text,
-            completion.finish_reason,
-            len(completion.ids),
-            {name: values[index] for name, values in scores.items()},
-            completion.logps,
-        )
+    def __init__(self, plan: Plan, run: Path | None = None) -> None:
+        self._plan, self._run = plan, run
+        sources = plan.config.data.sources
+        if not sources:
+            raise UsageError("data: no rows to answer: --input FILE.")
+        self._readings = [open_source(plan.registry, name, source) for name, source in sources.items()]
+
+    def __len__(self) -> int:
+        return sum(len(reading) for reading in self._readings) * self._plan.config.sampling.n
+
+    def __iter__(self) -> Iterator[Answer]:
+        for _ in self._prompts():
+            pass
+        rewards = {name: chosen.build() for name, chosen in self._plan.many("rewards").items()}
+        loaded = runtime(self._plan, self._run)
+        prompts = self._prompts()
+        with closing(loaded.engine):
+            while batch := list(islice(prompts, BATCH)):
+                yield from self._answers(loaded, batch, rewards)
+
+    def _prompts(self) -> Iterator[Sample]:
+        """The rows' conversations up to where the assistant is to speak: a reference answer at the end is left out."""
+        for reading in self._readings:
+            for index in range(len(reading)):
+                sample = reading.sample(index)
+                messages = sample.messages
+                while messages and messages[-1].role == "assistant":
+                    messages = messages[:-1]
+                if not messages:
+                    raise DataError(f"{sample.origin}: there is nothing to answer: no message before the assistant's.")
+                yield replace(sample, messages=messages)
+
+    def _answers(self, loaded: Runtime, prompts: Sequence[Sample], rewards: Mapping[str, Reward]) -> Iterator[Answer]:
+        results = generate(self._plan, loaded, prompts)
+        flat = [(sample, completion) for sample, group in zip(prompts, results, strict=True) for completion in group]
+        scores = score(rewards, flat)
+        for index, (sample, completion) in enumerate(flat):
+            yield Answer(
+                sample.origin,
+                sample.messages,
+                completion.text,
+                completion.finish_reason,
+                len(completion.ids),
+                {name: values[index] for name, values in scores.items()},
+                completion.logps,
+            )
 
 
 def generate(plan: Plan, loaded: Runtime, samples: Sequence[Sample]) -> list[list[Completion]]:
@@ -156,16 +179,6 @@ def score(
         if bad:
             raise TkError(f"rewards.{name}: it returned {bad[0]}; a score is a finite number or None.")
     return found
-
-
-def _prompt(sample: Sample) -> tuple[Message, ...]:
-    """The conversation up to where the assistant is to speak: a reference answer at the end is left out."""
-    messages = sample.messages
-    while messages and messages[-1].role == "assistant":
-        messages = messages[:-1]
-    if not messages:
-        raise TkError(f"{sample.origin}: there is nothing to answer: no message before the assistant's.")
-    return messages
 
 
 class Conversation:

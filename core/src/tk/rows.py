@@ -6,7 +6,7 @@ What training, inference and previews share; it knows no file type and no shape,
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -17,7 +17,7 @@ from tk.config.options import options_of
 from tk.config.sections import SourceSection
 from tk.contracts import Format, Row, RowSet
 from tk.errors import DataError, TkError, UsageError, nearest
-from tk.plugins import Component, Registry
+from tk.registry import Component, Registry
 from tk.sample import Sample
 from tk.specs import DatasetSpec, FormatSpec
 
@@ -70,12 +70,6 @@ def open_source(registry: Registry, name: str, section: SourceSection) -> Readin
     else:
         found = format_of(registry, name, rows, section)
     return Reading(name, section, rows, found.name, found.build())
-
-
-def read_samples(registry: Registry, name: str, section: SourceSection) -> Iterator[Sample]:
-    """Every row of a source as a sample. Raises DataError at the first bad one."""
-    reading = open_source(registry, name, section)
-    return (reading.sample(index) for index in range(len(reading)))
 
 
 def reader_of(registry: Registry, path: str) -> tuple[Component, str]:

@@ -14,7 +14,8 @@ from tk.compose import Plan, compose
 from tk.config.resolve import Config, Resolver, chosen_kinds, sections_of
 from tk.config.tree import Key, Tree, from_environment, from_flags, from_mapping, from_yaml
 from tk.errors import ConfigError, UsageError
-from tk.plugins import Registry, Selection
+from tk.plugins import Selection
+from tk.registry import Registry
 
 
 @dataclass(frozen=True)

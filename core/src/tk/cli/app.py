@@ -14,7 +14,7 @@ from typer.core import TyperGroup
 
 from tk import __version__, plugins
 from tk.errors import TkError
-from tk.plugins import Registry
+from tk.registry import Registry
 
 _HELP: dict[str, str] = {
     "train": "Fine-tune a model.",

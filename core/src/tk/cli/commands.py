@@ -1,4 +1,7 @@
-"""What the commands with a run's config do: thin calls of the API, and what is printed about them."""
+"""The commands with a run's config: their own options, thin calls of the API, and what is printed about them.
+
+A command takes what the user gave; its keywords are its options, and its docstring is its help.
+"""
 
 from __future__ import annotations
 
@@ -9,21 +12,39 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from tk import inference, setup
+import typer
+
+from tk import setup
 from tk.api import train_plan
 from tk.cli.output import as_json, table
+from tk.cli.progress import Progress, counted
 from tk.config.files import listed
 from tk.contracts import TrainPlan, TrainResult
 from tk.errors import UsageError
 from tk.files import write_file
-from tk.setup import Given
+from tk.setup import TRAINED_ON, Given
+
+if TYPE_CHECKING:
+    from tk import inference
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-def train(given: Given, *, dry_run: bool, print_config: bool, json: bool) -> None:
-    """`tk train`."""
+def train(
+    given: Given,
+    *,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest whole checkpoint.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
+    print_config: Annotated[bool, typer.Option("--print-config", help="Show the config and stop.")] = False,
+    json: Json = False,
+) -> None:
+    """Fine-tune a model. Any config path is a flag; options of chosen plugins are below."""
+    if resume:
+        given = replace(given, flags=[*given.flags, ("train.resume", "true")])
     if print_config:
         config, _ = setup.resolve(given)
         rows = listed(config)
@@ -40,8 +61,6 @@ def train(given: Given, *, dry_run: bool, print_config: bool, json: bool) -> Non
         else:
             _print_plan(found)
         return
-    from tk.cli.progress import Progress
-
     with _Uncollected() as uncollected:
         result = train_plan(plan, [uncollected] if json else [uncollected, Progress(sys.stderr)])
     if json:
@@ -64,7 +83,7 @@ class _Uncollected:
     def __exit__(self, *_: object) -> None:
         gc.enable()
 
-    def start(self, plan: TrainPlan, config: Mapping[str, Any]) -> None:
+    def start(self, plan: TrainPlan, config: Mapping[str, Any], step: int) -> None:
         gc.freeze()
         gc.enable()
 
@@ -75,16 +94,27 @@ class _Uncollected:
         pass
 
 
-def infer(given: Given, *, to: Path | None, json: bool) -> None:
-    """`tk infer`."""
+def infer(
+    given: Given,
+    *,
+    input: Annotated[Path | None, typer.Option("--input", help="Rows to answer: a file or a data set.")] = None,
+    to: Annotated[Path | None, typer.Option("--to", help="JSONL file for the answers.")] = None,
+    json: Json = False,
+) -> None:
+    """Generate an answer to every row of a file, and score them with --rewards."""
+    from tk import inference
+
+    given = replace(given, forget=TRAINED_ON)
+    if input is not None:
+        given = replace(given, flags=[*given.flags, ("data.sources.input.path", str(input))])
     plan = setup.plan(given)
-    run = given.run
     if to is not None and to.exists():
         raise UsageError(f"--to {to}: the file exists; name a new one.")
-    rows = []
-    for answer in inference.answers(plan, run):
+    answers, rows = inference.Answers(plan, given.run), []
+    shown = to is None and not json
+    for answer in answers if shown else counted(answers, "answers", sys.stderr):
         rows.append(_answer_row(answer))
-        if to is None and not json:
+        if shown:
             _print_answer(rows[-1])
     if to is not None:
         write_file(to, "".join(json_.dumps(row, ensure_ascii=False) + "\n" for row in rows))
@@ -94,8 +124,15 @@ def infer(given: Given, *, to: Path | None, json: bool) -> None:
         _print_scores(rows, to)
 
 
-def chat(given: Given, *, prompt: str | None, system: str | None) -> None:
-    """`tk chat`."""
+def chat(
+    given: Given,
+    *,
+    prompt: Annotated[str | None, typer.Option("--prompt", help="Answer this and stop.")] = None,
+    system: Annotated[str | None, typer.Option("--system", help="System prompt.")] = None,
+) -> None:
+    """Talk to a model, or to what a run has trained (--run)."""
+    from tk import inference
+
     conversation = inference.Conversation(setup.plan(given), given.run, system)
     if prompt is not None:
         _say(conversation, prompt)
@@ -115,8 +152,16 @@ def chat(given: Given, *, prompt: str | None, system: str | None) -> None:
             _say(conversation, text)
 
 
-def export(given: Given, to: Path, format: str, *, json: bool) -> None:
-    """`tk export`."""
+def export(
+    given: Given,
+    *,
+    to: Annotated[Path, typer.Option("--to", help="Folder to write.")],
+    format: Annotated[str, typer.Option("--format", help="Exporter (`tk exporters list`).")] = "transformers",
+    json: Json = False,
+) -> None:
+    """Write what a run has trained as a plain checkpoint: the adapter merged, checked by loading it again."""
+    from tk import inference
+
     written = inference.export(setup.plan(given), given.run, to, format)
     if json:
         as_json({"path": str(written)})

@@ -8,7 +8,7 @@ import typer
 from tk import plugins
 from tk.cli.output import as_json, table
 from tk.config.options import options_of
-from tk.plugins import Component, Registry
+from tk.registry import Component, Registry
 from tk.specs import KindSpec
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]

@@ -15,7 +15,7 @@ from tk.cli.output import as_json, table
 from tk.config.files import is_options
 from tk.config.options import options_of
 from tk.errors import TkError, UsageError, nearest
-from tk.plugins import Component, Plugin, Registry
+from tk.registry import Component, Plugin, Registry
 
 app = typer.Typer(
     add_completion=False,

@@ -1,16 +1,40 @@
-"""Progress of a run on a terminal, as a tracker: a bar where it is one, a line now and then where it is a file."""
+"""Progress of long work: a bar on a terminal, a line now and then where the stream is a file."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from typing import Any, Literal, TextIO
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, Protocol, TextIO
 
 from tk.contracts import TrainPlan, TrainResult
 
 
+class Counted(Protocol):
+    """Items whose number is known before they are there."""
+
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[Any]: ...
+
+
+def counted(items: Counted, what: str, stream: TextIO, every: float = 5.0) -> Iterator[Any]:
+    """The items, with a bar of how many there were on a terminal, or a line at least `every` seconds apart."""
+    total = len(items)
+    if stream.isatty():
+        from rich.console import Console
+        from rich.progress import track
+
+        yield from track(items, what, total, console=Console(file=stream))
+        return
+    last = time.monotonic()
+    for done, item in enumerate(items, 1):
+        yield item
+        if time.monotonic() - last >= every or done == total:
+            last = time.monotonic()
+            print(f"{what} {done}/{total}", file=stream, flush=True)
+
+
 class Progress:
-    """Loss, tokens a second and the time left. Lines are at least `every` seconds apart where there is no terminal."""
+    """A tracker that shows a run: loss, tokens a second and the time left. Lines are at least `every` seconds apart where there is no terminal."""
 
     def __init__(self, stream: TextIO, every: float = 5.0) -> None:
         self._stream, self._every = stream, every
@@ -18,15 +42,18 @@ class Progress:
         self._task: Any = None
         self._total = 0
         self._started = self._last = 0.0
-        self._first = 0
+        self._before = 0
 
-    def start(self, plan: TrainPlan, config: Mapping[str, Any]) -> None:
-        self._total, self._started = plan.steps, time.monotonic()
+    def start(self, plan: TrainPlan, config: Mapping[str, Any], step: int) -> None:
+        self._total, self._before, self._started = plan.steps, step, time.monotonic()
         print(
             f"{plan.examples:,} rows, {plan.tokens:,} tokens, {plan.steps} steps; "
             f"{plan.trainable:,} of {plan.parameters:,} parameters trained",
             file=self._stream,
         )
+        if step:
+            where = f"goes on after step {step}" if step < plan.steps else "is at its end: no step is left"
+            print(f"the run {where}", file=self._stream)
         if self._stream.isatty():
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
@@ -34,7 +61,7 @@ class Progress:
 
             columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[figures]}"), TimeRemainingColumn())
             self._bar = Bar(*columns, console=Console(file=self._stream))
-            self._task = self._bar.add_task("train", total=plan.steps, figures="")
+            self._task = self._bar.add_task("train", total=plan.steps, completed=step, figures="")
             self._bar.start()
 
     def log(self, kind: Literal["train", "eval"], step: int, figures: Mapping[str, float]) -> None:
@@ -42,7 +69,6 @@ class Progress:
             text = "  ".join(f"{n} {v:.4f}" for n, v in figures.items() if not n.endswith(("_low", "_high")))
             self._say(f"step {step}/{self._total}  held out: {text}")
             return
-        self._first = self._first or step
         text = f"loss {figures.get('loss', float('nan')):.4f}  {figures.get('tokens_per_second', 0):,.0f} tokens/s"
         if self._bar is not None:
             self._bar.update(self._task, completed=step, figures=text)
@@ -50,8 +76,7 @@ class Progress:
         now = time.monotonic()
         if now - self._last >= self._every or step == self._total:
             self._last = now
-            done = step - self._first + 1
-            left = (now - self._started) / max(done, 1) * (self._total - step)
+            left = (now - self._started) / (step - self._before) * (self._total - step)
             self._say(f"step {step}/{self._total}  {text}  {left:.0f} s left")
 
     def finish(self, result: TrainResult | None) -> None:

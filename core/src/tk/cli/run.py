@@ -1,4 +1,4 @@
-"""The commands that take a run's config: train, infer, chat, export. Their flags are the config's paths.
+"""The flags of the commands that take a run's config (train, infer, chat, export): its paths.
 
 Dotted flags (`--tuner.rank 8`) are taken out of the arguments before Typer parses the rest; Typer knows them for help
 and completion only, so that one resolver says what is wrong with a name or a value.
@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import typer
 
+from tk.cli import commands
 from tk.config.options import Option, options_of
 from tk.config.resolve import Resolver
 from tk.config.sections import SCALARS
 from tk.errors import TkError
-from tk.setup import TRAINED_ON, Given, resolver
+from tk.setup import Given, resolver
 
 Flags = list[tuple[str, str]]
 
@@ -34,12 +34,9 @@ COMMANDS: dict[str, tuple[str, ...]] = {
 def make(name: str, args: Sequence[str], *, completing: bool = False) -> tuple[Any, list[str]]:
     """The Typer command with the options of the components chosen by `args`, and the arguments left for it."""
     flags, rest = split_flags(args)
-    function = _function(name, flags)
-    # Typer evaluates no annotation of a signature that is set by hand.
-    hints = get_type_hints(function, include_extras=True)
-    declared = inspect.signature(function).parameters.values()
-    own = [p.replace(annotation=hints[p.name]) for p in declared if p.kind is not p.VAR_KEYWORD]
-    infos = [p.annotation.__metadata__[0] for p in own]
+    action = getattr(commands, name)
+    own, shared = _declared(action), _declared(_given)
+    infos = [p.annotation.__metadata__[0] for p in (*own, *shared)]
     words = {word for info in infos for word in (info.default, *info.param_decls)}  # Typer keeps the first as default
     files = [Path(v) for v in _values(rest, "--config", "-c")]
     run = next((Path(v) for v in reversed(_values(rest, "--run"))), None)
@@ -52,10 +49,22 @@ def make(name: str, args: Sequence[str], *, completing: bool = False) -> tuple[A
         if not wants_help or completing is False:
             raise
         parameters = list(_parameters(name, resolver(Given()), full=True))
-    function.__signature__ = inspect.Signature([*own, *parameters])  # type: ignore[attr-defined]
+
+    def command(**values: Any) -> None:
+        options = {parameter.name: values.pop(parameter.name) for parameter in own}
+        action(_given(flags, **values), **options)
+
+    command.__signature__ = inspect.Signature([*own, *shared, *parameters])  # type: ignore[attr-defined]
     sub = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-    sub.command(name, help=inspect.getdoc(function))(function)
+    sub.command(name, help=inspect.getdoc(action))(command)
     return typer.main.get_command(sub), rest
+
+
+def _declared(function: Callable[..., Any]) -> list[inspect.Parameter]:
+    """The options that a function declares: its keywords. Typer evaluates no annotation of a signature set by hand."""
+    hints = get_type_hints(function, include_extras=True)
+    parameters = inspect.signature(function).parameters.values()
+    return [p.replace(annotation=hints[p.name]) for p in parameters if p.kind is p.KEYWORD_ONLY]
 
 
 def split_flags(args: Sequence[str]) -> tuple[Flags, list[str]]:
@@ -182,85 +191,17 @@ def _completer(names: Sequence[str]) -> Callable[[str], list[str]]:
     return complete
 
 
-# --- the commands ----------------------------------------------------------------------------------------------------
-
-Config = Annotated[list[Path] | None, typer.Option("-c", "--config", help="YAML files; later ones win.")]
-Run = Annotated[Path | None, typer.Option("--run", help="Folder of a finished run: its config and what it trained.")]
-PluginFiles = Annotated[list[str] | None, typer.Option("--plugin", help="A local plugin file; may be repeated.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
-
-
-def _function(name: str, flags: Flags) -> Callable[..., None]:
-    """The command's function; dotted flags come by closure, short forms as keywords `_<section>`."""
-
-    def given(config: Any, run: Path | None, plugin: Any, sections: dict[str, Any]) -> Given:
-        short = [(key[1:], value) for key, value in sections.items() if value is not None and "__" not in key]
-        return Given(run=run, files=config or (), flags=[*short, *flags], plugin_files=plugin or ())
-
-    def train(
-        config: Config = None,
-        run: Run = None,
-        plugin: PluginFiles = None,
-        resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest whole checkpoint.")] = False,
-        dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
-        print_config: Annotated[bool, typer.Option("--print-config", help="Show the config and stop.")] = False,
-        json: Json = False,
-        debug: Debug = False,
-        **sections: Any,
-    ) -> None:
-        """Fine-tune a model. Any config path is a flag; options of chosen plugins are below."""
-        from tk.cli import commands
-
-        if resume:
-            flags.append(("train.resume", "true"))
-        commands.train(given(config, run, plugin, sections), dry_run=dry_run, print_config=print_config, json=json)
-
-    def infer(
-        input: Annotated[Path | None, typer.Option("--input", help="Rows to answer: a file or a data set.")] = None,
-        to: Annotated[Path | None, typer.Option("--to", help="JSONL file for the answers.")] = None,
-        config: Config = None,
-        run: Run = None,
-        plugin: PluginFiles = None,
-        json: Json = False,
-        debug: Debug = False,
-        **sections: Any,
-    ) -> None:
-        """Generate an answer to every row of a file, and score them with --rewards."""
-        from tk.cli import commands
-
-        if input is not None:
-            flags.append(("data.sources.input.path", str(input)))
-        commands.infer(replace(given(config, run, plugin, sections), forget=TRAINED_ON), to=to, json=json)
-
-    def chat(
-        config: Config = None,
-        run: Run = None,
-        plugin: PluginFiles = None,
-        prompt: Annotated[str | None, typer.Option("--prompt", help="Answer this and stop.")] = None,
-        system: Annotated[str | None, typer.Option("--system", help="System prompt.")] = None,
-        debug: Debug = False,
-        **sections: Any,
-    ) -> None:
-        """Talk to a model, or to what a run has trained (--run)."""
-        from tk.cli import commands
-
-        commands.chat(given(config, run, plugin, sections), prompt=prompt, system=system)
-
-    def export(
-        to: Annotated[Path, typer.Option("--to", help="Folder to write.")],
-        config: Config = None,
-        run: Run = None,
-        plugin: PluginFiles = None,
-        format: Annotated[str, typer.Option("--format", help="Exporter (`tk exporters list`).")] = "transformers",
-        json: Json = False,
-        debug: Debug = False,
-        **sections: Any,
-    ) -> None:
-        """Write what a run has trained as a plain checkpoint: the adapter merged, checked by loading it again."""
-        from tk.cli import commands
-
-        commands.export(given(config, run, plugin, sections), to, format, json=json)
-
-    functions: dict[str, Callable[..., None]] = {"train": train, "infer": infer, "chat": chat, "export": export}
-    return functions[name]
+def _given(
+    flags: Flags,
+    *,
+    config: Annotated[list[Path] | None, typer.Option("-c", "--config", help="YAML files; later ones win.")] = None,
+    run: Annotated[
+        Path | None, typer.Option("--run", help="Folder of a finished run: its config and what it trained.")
+    ] = None,
+    plugin: Annotated[list[str] | None, typer.Option("--plugin", help="A local plugin file; may be repeated.")] = None,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    **sections: Any,
+) -> Given:
+    """What the options that all commands have come to. `sections`: short forms as `_<section>`."""
+    short = [(key[1:], value) for key, value in sections.items() if value is not None and "__" not in key]
+    return Given(run=run, files=config or (), flags=[*short, *flags], plugin_files=plugin or ())

@@ -13,7 +13,7 @@ from tk.config.options import Option, options_of
 from tk.config.resolve import WEIGHT, Config
 from tk.config.sections import FIXED, SCALARS
 from tk.config.tree import Key
-from tk.plugins import Registry
+from tk.registry import Registry
 from tk.specs import KindSpec
 
 

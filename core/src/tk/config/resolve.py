@@ -25,7 +25,7 @@ from tk.config.sections import (
 from tk.config.tree import Key, Tree
 from tk.errors import ConfigError, UsageError, nearest
 from tk.families import family_of
-from tk.plugins import Component, Registry
+from tk.registry import Component, Registry
 from tk.specs import KindSpec
 
 WEIGHT = Option("weight", float, float, 1.0, False, "Its share.")

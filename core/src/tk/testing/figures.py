@@ -43,7 +43,7 @@ def check_tracker(build: Callable[[Path], Tracker], folder: Path) -> list[Path]:
     """A whole run, a failed one, and one that fails before it starts. Returns the files that were written in `folder`."""
     for ended in (True, False):
         tracker = build(folder)
-        tracker.start(_PLAN, {"model": {"name": "m"}, "train": {"seed": 0, "steps": None}, "data": {"sources": {}}})
+        tracker.start(_PLAN, {"model": {"name": "m"}, "train": {"seed": 0, "steps": None}, "data": {"sources": {}}}, 0)
         for step in range(3):
             tracker.log("train", step + 1, {"loss": 2.0 - step / 2, "lr": 1e-3})
         tracker.log("train", 4, {"loss": float("nan")})

@@ -17,7 +17,8 @@ from typing import get_args
 import msgspec
 
 from tk.config.options import Option, options_of
-from tk.plugins import GROUP, Component, Plugin, Registry, Selection, load
+from tk.plugins import GROUP, Selection, load
+from tk.registry import Component, Plugin, Registry
 from tk.testing.contracts import missing
 from tk.testing.need import need
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tk.plugins import Component, Registry
+from tk.registry import Component, Registry
 from tk.testing.package import Package, check_component, check_listing_is_light, check_loads, check_options
 
 

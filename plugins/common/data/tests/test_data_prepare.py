@@ -9,7 +9,8 @@ from tk.config.sections import DataSection, EvalSection, SourceSection
 from tk.contracts import Example, Limit
 from tk.errors import DataError, UsageError
 from tk.hookspecs import hookimpl
-from tk.plugins import Registry, load
+from tk.plugins import load
+from tk.registry import Registry
 from tk.specs import DatasetSpec, FormatSpec
 from tk_data.prepare import prepare_data
 
@@ -64,7 +65,6 @@ def run(tmp_path):
             None,
             Bytes(),
             seed=seed,
-            rejects=tmp_path / "run" / "rejects.jsonl",
             progress=progress,
         )
 
@@ -85,7 +85,7 @@ def test_rows_become_examples_in_order_with_an_account(run, tmp_path):
     assert (source.tokens, source.supervised, len(source.fingerprint)) == (8000, 4000, 64)
     assert prepared.train[700].origin == f"{tmp_path}/data.jsonl:701"
     assert not (tmp_path / "run").exists()
-    assert json.loads(json.dumps(prepared.report.as_dict()))["sources"][0]["tokens"] == 8000
+    assert json.loads(json.dumps(prepared.report.as_rows()))[0]["tokens"] == 8000
     assert "1000 of 1000 rows, 1000 examples, 8000 tokens, 4000 supervised" in source.line()
 
 
@@ -229,7 +229,8 @@ def test_skipped_rows_are_counted_by_reason_and_written_aside(run, tmp_path):
     assert sum(source.skipped.values()) == 6
     assert source.skipped["no assistant turn"] == 2
     assert source.skipped["invalid JSON at column N: Expecting property name enclosed in double quotes."] == 1
-    assert prepared.report.rejects == str(tmp_path / "run" / "rejects.jsonl")
+    assert prepared.rejects.count == 6
+    prepared.rejects.write(tmp_path / "run" / "rejects.jsonl")
     aside = [json.loads(line) for line in (tmp_path / "run" / "rejects.jsonl").read_text().splitlines()]
     aside.sort(key=lambda row: row["origin"])
     assert [row["origin"].rpartition(":")[2] for row in aside] == ["2", "3", "4", "6", "7", "8"]
@@ -373,7 +374,7 @@ class _Plugin:
 
 
 def with_component(registry, kind, spec):
-    from tk.plugins import Component
+    from tk.registry import Component
 
     added = Component(registry.kind(kind), spec, "another", "1")
     components = {**registry.components, kind: [*registry.components[kind], added]}

@@ -135,10 +135,19 @@ def test_token_weights_scale_their_tokens_and_the_normaliser(model: nn.Module, e
 
 
 @pytest.mark.parametrize(("kind", "name"), [("nll", "causal-lm"), ("dft", "dft")])
-@pytest.mark.parametrize("layout", ["right", "packed"])
+@pytest.mark.parametrize(("layout", "micro"), [("right", 4), ("left", 2), ("packed", 4), ("packed", 1)])
+@pytest.mark.parametrize("accumulated", [1, 4])
 def test_loss_and_gradients_equal_trls_trainer(
-    model: nn.Module, encodings: list[Encoding], kind: str, name: str, layout: str, tmp_path: Path
+    model: nn.Module,
+    encodings: list[Encoding],
+    kind: str,
+    name: str,
+    layout: str,
+    micro: int,
+    accumulated: int,
+    tmp_path: Path,
 ) -> None:
+    """One optimizer step by TRL's own `training_step`, in one batch and accumulated over four."""
     trl = pytest.importorskip("trl")
     datasets = pytest.importorskip("datasets")
     from tokenizers import Tokenizer
@@ -150,16 +159,16 @@ def test_loss_and_gradients_equal_trls_trainer(
     rows = [{"input_ids": list(e.ids), "completion_mask": [int(w) for w in e.weights]} for e in encodings]
     arguments = trl.SFTConfig(
         output_dir=str(tmp_path), loss_type=kind, report_to=[], use_cpu=True, bf16=False, gradient_checkpointing=False,
-        completion_only_loss=True, save_strategy="no",
+        completion_only_loss=True, save_strategy="no", per_device_train_batch_size=len(rows) // accumulated,
+        gradient_accumulation_steps=accumulated,
     )  # fmt: skip
     trainer = trl.SFTTrainer(
         model=model, args=arguments, train_dataset=datasets.Dataset.from_list(rows), processing_class=tokenizer
     )
-    batch = trainer.data_collator(list(trainer.train_dataset))
-    model.train().zero_grad()
-    tokens = (batch["labels"][:, 1:] != -100).sum()
-    loss = trainer.compute_loss(model, batch, num_items_in_batch=tokens)
-    loss.backward()
-    theirs = loss.item(), torch.cat([p.grad.flatten() for p in model.parameters()])
-    assert int(tokens) == sum(sum(e.weights[1:]) for e in encodings)
-    same(ours(model, encodings, LAYOUTS[layout], LOSSES[name]), theirs)
+    model.zero_grad()
+    batches, tokens = trainer.get_batch_samples(iter(trainer.get_train_dataloader()), accumulated, torch.device("cpu"))
+    trainer.current_gradient_accumulation_steps = len(batches)
+    assert (len(batches), int(tokens)) == (accumulated, sum(sum(e.weights[1:]) for e in encodings))
+    loss = sum(trainer.training_step(model, batch, num_items_in_batch=tokens).item() for batch in batches)
+    theirs = loss, torch.cat([p.grad.flatten() for p in model.parameters()])
+    same(ours(model, encodings, LAYOUTS[layout], LOSSES[name], micro), theirs)

@@ -40,8 +40,8 @@ def points(events, tag):
 
 
 def run(folder, **options):
-    tracker = TensorBoard(TensorBoardOptions(**options), folder=folder)
-    tracker.start(plan(), CONFIG)
+    tracker = TensorBoard(TensorBoardOptions(**options), folder=folder / "tensorboard")
+    tracker.start(plan(), CONFIG, 0)
     tracker.log("eval", 0, {"loss": 3.0})
     for step in range(1, 5):
         tracker.log("train", step, {"loss": 3.0 - step / 4, "lr": 1e-4 * step})
@@ -75,7 +75,7 @@ def test_a_failed_run_leaves_what_it_logged(tmp_path):
 
 
 def test_every_thins_training_points_only(tmp_path):
-    run(tmp_path, every=2, dir="logs/tb").finish(None)
+    run(tmp_path, every=2, dir=str(tmp_path / "logs" / "tb")).finish(None)
     events = read(tmp_path / "logs" / "tb")
     assert points(events, "train/loss") == [(2, 2.5), (4, 2.0)]
     assert points(events, "eval/loss") == [(0, 3.0), (4, 1.5)]
@@ -83,13 +83,22 @@ def test_every_thins_training_points_only(tmp_path):
 
 def test_a_resumed_run_goes_on_in_the_same_folder(tmp_path):
     run(tmp_path).finish(None)
-    again = TensorBoard(TensorBoardOptions(), folder=tmp_path)
-    again.start(plan(), CONFIG)
-    again.log("train", 5, {"loss": 1.0})
+    again = TensorBoard(TensorBoardOptions(), folder=tmp_path / "tensorboard")
+    again.start(plan(), CONFIG, 2)
+    again.log("train", 3, {"loss": 1.0})
     again.finish(None)
     folder = tmp_path / "tensorboard"
     last = sorted(folder.glob("events*"))[-1]
-    assert points(read(last), "train/loss") == [(5, 1.0)]
+    assert points(read(last), "train/loss") == [(3, 1.0)]
+
+
+def test_tensorboard_drops_the_points_after_the_step_that_a_run_goes_on_from(tmp_path):
+    run(tmp_path).finish(None)
+    again = TensorBoard(TensorBoardOptions(), folder=tmp_path / "tensorboard")
+    again.start(plan(), CONFIG, 2)
+    again.log("train", 3, {"loss": 1.0})
+    again.finish(None)
+    assert points(read(tmp_path / "tensorboard"), "train/loss") == [(1, 2.75), (2, 2.5), (3, 1.0)]
 
 
 def test_neither_torch_nor_tensorflow_is_imported():

@@ -53,6 +53,10 @@ class BitFit:
                     raise TkError(f"{folder} is of another model: its {name} has another size.")
                 parameter.copy_(tensor)
 
+    def changes_output(self, model: LoadedModel) -> bool:
+        """True: the untuned biases are gone."""
+        return True
+
     def merge(self, model: LoadedModel) -> None:
         """Nothing to do: the biases are the model's own."""
 

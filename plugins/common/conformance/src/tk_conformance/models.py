@@ -87,6 +87,7 @@ def check_tuner(
     again, fresh = _attached(build, family, checkpoint)
     fresh.load(again, folder / "tuned")
     need(torch.allclose(logits_of(again.module), tuned, atol=tolerance), "saved and loaded, the outputs differ")
+    need(fresh.changes_output(again), "changes_output denies that the trained model computes anything else")
 
     fresh.merge(again)
     need(torch.allclose(logits_of(again.module), tuned, atol=tolerance), "merged, the outputs differ")

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from tk.compose import Plan
 from tk.config.sections import DataSection, EvalSection
 from tk.contracts import Limit, Method, Template
 from tk.errors import DataError, UsageError
-from tk.plugins import Registry
+from tk.registry import Registry
 from tk.rows import open_source
 from tk.sample import Message, Sample
 from tk_data.encode import Encoder, Part
@@ -43,6 +42,7 @@ class Prepared:
 
     train, eval: examples; eval is all evaluation sources and the held-out rows, in that order.
     eval_spans: name -> range of `eval`, to report each source by itself.
+    rejects: bad rows that were left out (`data.on_error: skip`).
     """
 
     train: ExampleSet
@@ -50,6 +50,7 @@ class Prepared:
     eval_spans: Mapping[str, range]
     report: DataReport
     limit: Limit
+    rejects: Rejects
     eval_parts: Sequence[Part] = ()
 
     def eval_samples(self, n: int) -> list[EvalPrompt]:
@@ -71,7 +72,6 @@ def prepare(
     method: Method,
     *,
     max_length: int | None = None,
-    rejects: Path | None = None,
     progress: Progress | None = None,
 ) -> Prepared:
     """The data of a plan, as `prepare_data`."""
@@ -84,7 +84,6 @@ def prepare(
         method,
         seed=config.train.seed,
         max_length=max_length,
-        rejects=rejects,
         progress=progress,
     )
 
@@ -98,13 +97,11 @@ def prepare_data(
     *,
     seed: int = 0,
     max_length: int | None = None,
-    rejects: Path | None = None,
     progress: Progress | None = None,
 ) -> Prepared:
     """Read, understand and encode every source.
 
-    max_length: the limit where the config names none. rejects: where bad rows are written with `data.on_error: skip`
-    (one process only should name it). Deterministic: every process of a run prepares the same.
+    max_length: the limit where the config names none. Deterministic: every process of a run prepares the same.
 
     Raises DataError at the first bad row with `on_error: stop`, and where nothing is left to train on or to evaluate.
     """
@@ -116,18 +113,18 @@ def prepare_data(
     training = [open_source(registry, name, section) for name, section in data.sources.items()]
     evaluating = [open_source(registry, name, section) for name, section in evaluation.sources.items()]
     held = _held_out([len(reading) for reading in training], evaluation.hold_out, seed)
-    with Rejects(rejects) as aside:
-        encoder = Encoder(method, template, limit, data.on_error, aside, progress or (lambda *_: None))
-        kept = [_others(len(reading), taken) for reading, taken in zip(training, held, strict=True)]
-        train, trained = encoder.encode("train", list(zip(training, kept, strict=True)))
-        parts = [(reading, range(len(reading))) for reading in evaluating]
-        eval_set, evaluated = encoder.encode("eval", parts)
-        taken_out = [(reading, taken) for reading, taken in zip(training, held, strict=True) if len(taken)]
-        held_set, held_parts = encoder.encode("held out", taken_out)
+    rejects = Rejects()
+    encoder = Encoder(method, template, limit, data.on_error, rejects, progress or (lambda *_: None))
+    kept = [_others(len(reading), taken) for reading, taken in zip(training, held, strict=True)]
+    train, trained = encoder.encode("train", list(zip(training, kept, strict=True)))
+    parts = [(reading, range(len(reading))) for reading in evaluating]
+    eval_set, evaluated = encoder.encode("eval", parts)
+    taken_out = [(reading, taken) for reading, taken in zip(training, held, strict=True) if len(taken)]
+    held_set, held_parts = encoder.encode("held out", taken_out)
     both = [*evaluated, *held_parts]
-    report = DataReport(tuple(part.report for part in [*trained, *both]), str(rejects) if aside.written else "")
+    report = DataReport(tuple(part.report for part in [*trained, *both]))
     joined = ExampleSet([*eval_set, *held_set]) if len(held_set) and len(eval_set) else held_set or eval_set
-    return Prepared(train, joined, _spans(both), report, limit, both)
+    return Prepared(train, joined, _spans(both), report, limit, rejects, both)
 
 
 def _held_out(counts: Sequence[int], wish: float, seed: int) -> list[list[int]]:

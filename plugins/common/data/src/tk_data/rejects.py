@@ -1,52 +1,31 @@
-"""Bad rows, written aside as JSON Lines."""
+"""Bad rows, kept until the run has a folder to write them to, as JSON Lines."""
 
 from __future__ import annotations
 
 import json
 import tempfile
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Any
+from typing import Any
 
-from tk.files import explained, write_file
+from tk.files import write_file
+
+IN_MEMORY = 1 << 20
+"""Bytes; more of them are kept in the system's temporary folder."""
 
 
 class Rejects:
-    """A file of {"origin", "reason", "row"} that appears whole, when the last row has been read, or not at all.
+    """Lines of {"origin", "reason", "row"}."""
 
-    Until then the rows are in the system's temporary folder, so that a run that fails leaves no folder of its own.
-    """
-
-    def __init__(self, path: Path | None) -> None:
-        self.path = path
+    def __init__(self) -> None:
         self.count = 0
-        self._rows: IO[bytes] | None = None
+        self._rows = tempfile.SpooledTemporaryFile(IN_MEMORY)  # noqa: SIM115  (deleted with this object)
 
     def add(self, origin: str, reason: str, row: Any) -> None:
         self.count += 1
-        if self.path is None:
-            return
-        with explained(self.path):
-            if self._rows is None:
-                self._rows = tempfile.TemporaryFile()  # noqa: SIM115  (closed in __exit__)
-            line = json.dumps({"origin": origin, "reason": reason, "row": row}, ensure_ascii=False, default=str)
-            self._rows.write(line.encode("utf-8", "backslashreplace") + b"\n")
+        line = json.dumps({"origin": origin, "reason": reason, "row": row}, ensure_ascii=False, default=str)
+        self._rows.write(line.encode("utf-8", "backslashreplace") + b"\n")
 
-    @property
-    def written(self) -> bool:
-        """Whether there is a file."""
-        return self.path is not None and self.count > 0
-
-    def __enter__(self) -> Rejects:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._rows is None or self.path is None:
-            return
-        with self._rows as rows:
-            if kind is None:
-                rows.seek(0)
-                write_file(self.path, rows.read())
-        self._rows = None
+    def write(self, path: Path) -> None:
+        """Put them in a file, whole or not at all. Raises TkError where it cannot be written."""
+        self._rows.seek(0)
+        write_file(path, self._rows.read())

@@ -45,14 +45,13 @@ class SourceReport:
 
 @dataclass(frozen=True)
 class DataReport:
-    """All sources of a run; sums are over those of a split. rejects: where bad rows were written, "" if nowhere."""
+    """All sources of a run; sums are over those of a split."""
 
     sources: tuple[SourceReport, ...] = ()
-    rejects: str = ""
 
     def of(self, *splits: str) -> DataReport:
         """The sources of some splits only."""
-        return DataReport(tuple(source for source in self.sources if source.split in splits), self.rejects)
+        return DataReport(tuple(source for source in self.sources if source.split in splits))
 
     @property
     def read(self) -> int:
@@ -83,10 +82,9 @@ class DataReport:
                 found[reason] = found.get(reason, 0) + count
         return found
 
-    def as_dict(self) -> dict[str, Any]:
-        """JSON-able, for run.json."""
-        sources = [{**asdict(source), "supervised": source.supervised} for source in self.sources]
-        return {"sources": sources, "rejects": self.rejects}
+    def as_rows(self) -> list[dict[str, Any]]:
+        """The sources, JSON-able, for run.json."""
+        return [{**asdict(source), "rows": source.read, "supervised": source.supervised} for source in self.sources]
 
     def _sum(self, of: Callable[[SourceReport], int]) -> int:
         return sum(of(source) for source in self.sources)

@@ -8,10 +8,11 @@ import shutil
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from tk.contracts import LoadedModel, ModelFamily
 from tk.errors import TkError
+from tk.files import explained
 from tk_transformers_checkpoint.options import TransformersOptions
 
 
@@ -25,7 +26,8 @@ class TransformersExporter:
         """Write beside `folder`, check, then move into place; a checkpoint that fails its check is deleted."""
         partial = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
         try:
-            family.save(model, partial)
+            with explained(folder, SafetensorError):
+                family.save(model, partial)
             self._check_keys(model, partial)
             self._check_logits(model, partial, family)
             if folder.is_dir():

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tk.contracts import LoadedModel
 from tk.errors import TkError
-from tk.files import staged
+from tk.files import explained, staged
 from tk_auto.quiet import quiet
 
 
@@ -22,14 +22,11 @@ def save(model: LoadedModel, folder: Path, weights: Mapping[str, Tensor] | None 
     Raises TkError for names that the module does not have, or where the disk is full.
     """
     state = state_of(model.module, weights or {})
-    try:
-        with staged(folder) as work, quiet():
-            model.module.save_pretrained(work, state_dict=state)
-            model.tokenizer.save_pretrained(work)
-            if model.processor is not None:
-                model.processor.save_pretrained(work)
-    except (OSError, SafetensorError) as error:
-        raise TkError(f"{folder}: the checkpoint cannot be written: {error}") from error
+    with explained(folder, SafetensorError), staged(folder) as work, quiet():
+        model.module.save_pretrained(work, state_dict=state)
+        model.tokenizer.save_pretrained(work)
+        if model.processor is not None:
+            model.processor.save_pretrained(work)
 
 
 def state_of(module: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

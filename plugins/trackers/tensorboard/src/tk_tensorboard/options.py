@@ -12,6 +12,6 @@ from tk.config.options import doc
 class TensorBoardOptions:
     """Where event files go, and how often."""
 
-    dir: Annotated[str, doc("Folder of the event files, relative to the run's.", min_length=1)] = "tensorboard"
+    dir: Annotated[str | None, doc("Folder of the event files, instead of the run's tensorboard/.")] = None
     every: Annotated[int, doc("Training steps between points; evaluations are all written.", ge=1)] = 1
     flush_seconds: Annotated[int, doc("Seconds after which points are on disk at the latest.", ge=1)] = 30

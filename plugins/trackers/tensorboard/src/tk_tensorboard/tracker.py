@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.hparams.summary_v2 import hparams_pb
 
@@ -25,11 +25,15 @@ class TensorBoard:
 
     def __init__(self, options: TensorBoardOptions, folder: Path) -> None:
         self.options = options
-        self.folder = folder / options.dir
+        self.folder = Path(options.dir) if options.dir else folder
         self._events: Events | None = None
 
-    def start(self, plan: TrainPlan, config: Mapping[str, Any]) -> None:
+    def start(self, plan: TrainPlan, config: Mapping[str, Any], step: int) -> None:
         self._events = Events(self.folder, self.options.flush_seconds)
+        if step:  # TensorBoard drops what it has from this step on
+            self._events.add(
+                Event(wall_time=time.time(), step=step + 1, session_log=SessionLog(status=SessionLog.START))
+            )
         self._add(Summary(value=[_text("config", f"```\n{json.dumps(config, indent=2, default=str)}\n```")]), 0)
         counts = {
             name: getattr(plan, name) for name in ("rows", "examples", "tokens", "steps", "trainable", "parameters")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -61,7 +60,7 @@ class Parts:
                 model.module.eval()
 
 
-def assemble(plan: Plan, world: World, *, device: str, rejects: Path | None = None) -> Parts:
+def assemble(plan: Plan, world: World, *, device: str) -> Parts:
     """Load models, put tuners on, prepare the data. device "meta": shapes only, no weights.
 
     Everything random is drawn from torch's stream as it stands, which must be the same on every rank.
@@ -75,7 +74,7 @@ def assemble(plan: Plan, world: World, *, device: str, rejects: Path | None = No
     policy = models[next(iter(tuners))]
     _check_packing(plan, models)
     template: Template = plan.one("template").build(tokenizer=policy.tokenizer, processor=policy.processor)
-    data = prepare(plan, template, method, max_length=longest(policy), rejects=rejects)
+    data = prepare(plan, template, method, max_length=longest(policy))
     config = plan.config
     layout = layout_for(config.data, policy.tokenizer)
     loader = Loader(

@@ -6,32 +6,21 @@ import hashlib
 import json
 import math
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 
-from tk.errors import TkError
-from tk.files import TEMPORARY, sync
+from tk.files import TEMPORARY, explained, sync
 
 MANIFEST = "manifest.json"
-
-
-@contextmanager
-def explained(path: Path) -> Iterator[None]:
-    """A failure to write (a full disk, no permission) as a TkError that names the file."""
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        raise TkError(f"{path}: cannot be written: {error}. What was written before it is whole.") from error
 
 
 def write_folder(folder: Path, fill: Callable[[Path], None], *, manifest: bool = True) -> None:
     """Make a folder with what `fill` puts into it, in the place of an older one; all of it or nothing."""
     temporary = folder.with_name(folder.name + TEMPORARY)
-    with explained(folder):
+    with explained(folder, SafetensorError):
         discard(temporary)
         try:
             temporary.mkdir(parents=True)

@@ -20,15 +20,14 @@ import torch
 from tk.compose import Plan
 from tk.config.files import to_yaml
 from tk.contracts import Tracker, TrainPlan, TrainResult, World
-from tk.errors import UsageError
-from tk.files import TEMPORARY, write_file
-from tk.plugins import all_manifests
-from tk_data.report import DataReport
+from tk.errors import TkError, UsageError
+from tk.files import TEMPORARY, explained, write_file
+from tk_data.prepare import Prepared
 from tk_torch import files
 
 RUN, LOG, CONFIG, CHECKPOINTS, FINAL = "run.json", "log.jsonl", "config.yaml", "checkpoints", "final"
 SKIPPED = "skipped.jsonl"
-OWN = (RUN, LOG, CONFIG, CHECKPOINTS, FINAL, "report.html", "loss.png")
+OWN = (RUN, LOG, CONFIG, CHECKPOINTS, FINAL, SKIPPED, "report.html", "loss.png")
 """What a run's folder holds, and `output.overwrite` deletes."""
 
 
@@ -53,14 +52,14 @@ class Record:
     def __init__(self, folder: Path, plan: Plan, world: World, observers: Sequence[Tracker]) -> None:
         self._folder = folder
         self._plan = plan
-        self._trackers = [*observers, *(c.build(folder=folder) for c in plan.many("trackers").values())]
+        self._trackers = [*observers, *(c.build(folder=folder / n) for n, c in plan.many("trackers").items())]
         self._started = False
         self._run: dict[str, Any] = {
             "version": 1,
             "status": "running",
             "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "parts": plan.described(),
-            "plugins": all_manifests(plan.registry),
+            "plugins": plan.registry.manifests(),
             "seeds": {"train": plan.config.train.seed},
             "git": _git(),
             "hardware": _hardware(world),
@@ -68,35 +67,54 @@ class Record:
             "command": sys.argv,
         }
 
-    def start(self, found: TrainPlan, data: DataReport, step: int) -> None:
-        """The run begins, or goes on after `step`: later lines of the log are taken back."""
+    def start(self, found: TrainPlan, data: Prepared, step: int) -> None:
+        """The run begins, or goes on after `step`: later lines of the log are taken back.
+
+        Where a new run cannot be written, nothing of it stays.
+        """
         config = {**self._plan.tree, "train": {**self._plan.tree["train"], "resume": False}}
         config["output"] = {**self._plan.tree["output"], "dir": str(self._folder), "overwrite": False}
-        self._make_folder(new=not step)
-        write_file(self._folder / CONFIG, to_yaml(config))
-        write_file(self._folder / LOG, _until(self._folder / LOG, step))
+        rejects = self._folder / SKIPPED if data.rejects.count else None
         self._run |= {
             "config": config,
             "plan": asdict(found),
-            "data": [{"rows": source["read"], **source} for source in data.as_dict()["sources"]],
-            "rejects": data.rejects,
+            "data": data.report.as_rows(),
+            "rejects": str(rejects or ""),
         }
         if step:
             self._run["resumed_from"] = step
-        self._write()
+        self._make_folder(new=not step)
+        try:
+            if rejects:
+                data.rejects.write(rejects)
+            write_file(self._folder / CONFIG, to_yaml(config))
+            write_file(self._folder / LOG, _until(self._folder / LOG, step))
+            self._write()
+        except TkError:
+            if not step:
+                self._delete()
+            raise
         self._started = True
         for tracker in self._trackers:
-            tracker.start(found, config)
+            tracker.start(found, config, step)
 
     def _make_folder(self, *, new: bool) -> None:
         """A new run deletes what another one left, or what an interrupted one left before its first checkpoint."""
-        with files.explained(self._folder):
+        with explained(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True)
             for leftover in (*self._folder.glob(f"*{TEMPORARY}"), *self._folder.glob(f".*{TEMPORARY}")):
                 files.discard(leftover)
-            for name in (*OWN, *self._plan.many("trackers")) if new else ():
-                files.remove(self._folder / name)
+            if new:
+                self._delete()
+                self._folder.mkdir(exist_ok=True)
             (self._folder / CHECKPOINTS).mkdir(exist_ok=True)
+
+    def _delete(self) -> None:
+        """All that a run puts into its folder, and the folder where it holds nothing else."""
+        for name in (*OWN, *self._plan.many("trackers")):
+            files.remove(self._folder / name)
+        if not any(self._folder.iterdir()):
+            self._folder.rmdir()
 
     def log(self, step: int, figures: Mapping[str, float], **more: Any) -> None:
         """A training step: a line of log.jsonl, and its figures for trackers. `more` stands in the line only."""
@@ -110,7 +128,7 @@ class Record:
         self._track("eval", step, flat)
 
     def _line(self, values: Mapping[str, Any]) -> None:
-        with files.explained(self._folder / LOG), (self._folder / LOG).open("a", encoding="utf-8") as file:
+        with explained(self._folder / LOG), (self._folder / LOG).open("a", encoding="utf-8") as file:
             file.write(files.json_text(values) + "\n")
 
     def _track(self, kind: Literal["train", "eval"], step: int, figures: Mapping[str, float]) -> None:

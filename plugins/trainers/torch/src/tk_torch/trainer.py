@@ -13,6 +13,7 @@ from typing import Any
 from tk.compose import Plan
 from tk.contracts import Checkpoint, Schedule, Strategy, Tracker, TrainPlan, TrainResult, Window, World
 from tk.errors import TkError
+from tk.files import explained
 from tk_parallel.processes import exchange
 from tk_torch import files, resume
 from tk_torch.answers import answers, compared, refusal
@@ -22,7 +23,7 @@ from tk_torch.control import Callbacks, Signals
 from tk_torch.evaluate import evaluate
 from tk_torch.options import TorchOptions
 from tk_torch.ranks import check_same_run, on_rank_0
-from tk_torch.record import CHECKPOINTS, FINAL, SKIPPED, Record, claim, peak_memory
+from tk_torch.record import CHECKPOINTS, FINAL, Record, claim, peak_memory
 from tk_torch.resume import Progress
 from tk_torch.seeds import seed_everything
 from tk_torch.session import Running, Unstarted, role_weights
@@ -106,8 +107,7 @@ class _Run:
         start = None if saved or not self.train.start_from else resume.starting_point(self.train.start_from)
         seed_everything(self.train.seed)
         sharded = "sharding" in plan.one("strategy").component.spec.supports
-        rejects = self.folder / SKIPPED if world.rank == 0 else None
-        self.parts = parts = assemble(plan, world, device="cpu" if sharded else world.device, rejects=rejects)
+        self.parts = parts = assemble(plan, world, device="cpu" if sharded else world.device)
         if start and not start.checkpoint:
             parts.tuners[parts.first].load(parts.policy, start.folder)
         self.module = strategy.wrap(parts.scored, self.train.precision)
@@ -133,10 +133,14 @@ class _Run:
 
     def _begin(self, saved: Saved | None) -> None:
         """The run's files, and the model as it is before the first step."""
-        if self.record:
+
+        def start() -> None:
+            assert self.record is not None  # on rank 0
             found = described(self.plan, self.parts, self.world, self.total)
-            self.record.start(found, self.parts.data.report, self.progress.step)
-        on_rank_0(self.strategy, self.world, self.checkpoints.clean)
+            self.record.start(found, self.parts.data, self.progress.step)
+            self.checkpoints.clean()
+
+        on_rank_0(self.strategy, self.world, start)
         if not saved and self.eval.at_start:
             self._evaluate()
             self.progress.first = self.progress.evals
@@ -267,7 +271,7 @@ class _Run:
         if settings.html or settings.plot:
             from tk_report import write_report  # what it draws with is not needed before
 
-            with files.explained(self.folder / "report.html"):
+            with explained(self.folder / "report.html"):
                 write_report(self.folder, html=settings.html, plot=settings.plot)
 
 

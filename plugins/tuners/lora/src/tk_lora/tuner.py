@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from tk.contracts import LoadedModel, ParamGroup
 from tk.errors import TkError
-from tk.files import staged
+from tk.files import explained, staged
 from tk_auto import parameters
 from tk_lora import base_free
 from tk_lora.attach import attach, changes_base, initial_values
@@ -78,15 +78,12 @@ class LoraTuner:
             joined = [name for name in initial if ".lora_A." in name or ".lora_B." in name]
             tensors = base_free.doubled(tensors, {name: initial[name] for name in joined})
             config = base_free.doubled_config(config)
-        try:
-            with staged(folder, last="adapter_config.json") as work:
-                # copies: tied modules share tensors, which safetensors does not write
-                save_file({n: t.clone().contiguous() for n, t in tensors.items()}, work / SAFETENSORS_WEIGHTS_NAME)
-                inference, config.inference_mode = config.inference_mode, True
-                config.save_pretrained(str(work))
-                config.inference_mode = inference
-        except (OSError, SafetensorError) as error:
-            raise TkError(f"{folder}: the adapter cannot be written: {error}") from error
+        with explained(folder, SafetensorError), staged(folder, last="adapter_config.json") as work:
+            # copies: tied modules share tensors, which safetensors does not write
+            save_file({n: t.clone().contiguous() for n, t in tensors.items()}, work / SAFETENSORS_WEIGHTS_NAME)
+            inference, config.inference_mode = config.inference_mode, True
+            config.save_pretrained(str(work))
+            config.inference_mode = inference
 
     def load(self, model: LoadedModel, folder: Path) -> None:
         """Read an adapter into the attached module. Raises TkError where it is of another shape or not there."""
@@ -118,7 +115,10 @@ class LoraTuner:
         model.module.requires_grad_(True)
 
     def changes_output(self, model: LoadedModel) -> bool:
-        """Whether the tuned model differs, beyond rounding, from the untuned one: on one short row of token ids."""
+        """Whether the tuned model differs from the untuned one on a short row of token ids.
+
+        At all where B begins at zero; beyond rounding where the base's part is computed anew.
+        """
         module = _peft_model(model.module)
         rows = min(16, module.config.get_text_config().vocab_size)
         ids = torch.arange(rows, device=next(module.parameters()).device)[None]
@@ -130,7 +130,8 @@ class LoraTuner:
         finally:
             for part, mode in modes.items():
                 part.training = mode
-        return bool((tuned - untuned).abs().max() > 1e-6 * untuned.abs().max())
+        exact = self.options.init in ("true", "gaussian") and not self.options.dora
+        return bool((tuned - untuned).abs().max() > (0.0 if exact else 1e-6) * untuned.abs().max())
 
     def _untuned(self, module: Any, ids: Tensor) -> Tensor:
         own = dict(module.named_parameters())

@@ -1,0 +1,83 @@
+"""What concrete components are: the protocols behind every kind, and the data that passes between them.
+
+The way of the data in a training run:
+
+    Dataset -> Row -> (format) Sample -> Method.encode (Template) -> Example -> Method.collate -> Batch
+    -> Source: windows of batches, one window an optimizer step, the same number of batches on every rank
+    -> Method.passes -> forward of the scored model -> Method.loss -> Step (named terms) -> backward, update
+
+Shapes: B rows of a micro-batch as the model sees them, T tokens of the longest, N positions selected for the head,
+R samples (R = B without packing). Nothing here imports torch at run time.
+"""
+
+from __future__ import annotations
+
+from tk.config.sections import Sampling
+from tk.contracts.data import Batch, Dataset, Encoding, Example, Format, Layout, Limit, Row, RowSet, Template
+from tk.contracts.generation import Completion, Delta, Engine, Request, Reward, Scored
+from tk.contracts.methods import Loss, Method, Pass, Reduce, Role, Rows, Session, Source, Stat, Step, Term, Window
+from tk.contracts.models import Exporter, Hub, LoadedModel, ModelFamily, ParamGroup, Tuner
+from tk.contracts.runs import (
+    Callback,
+    Checkpoint,
+    Control,
+    Metric,
+    OptimizerFactory,
+    Schedule,
+    Strategy,
+    Tracker,
+    Trainer,
+    TrainPlan,
+    TrainResult,
+    World,
+)
+
+__all__ = [
+    "Batch",
+    "Callback",
+    "Checkpoint",
+    "Completion",
+    "Control",
+    "Dataset",
+    "Delta",
+    "Encoding",
+    "Engine",
+    "Example",
+    "Exporter",
+    "Format",
+    "Hub",
+    "Layout",
+    "Limit",
+    "LoadedModel",
+    "Loss",
+    "Method",
+    "Metric",
+    "ModelFamily",
+    "OptimizerFactory",
+    "ParamGroup",
+    "Pass",
+    "Reduce",
+    "Request",
+    "Reward",
+    "Role",
+    "Row",
+    "RowSet",
+    "Rows",
+    "Schedule",
+    "Sampling",
+    "Scored",
+    "Session",
+    "Source",
+    "Stat",
+    "Step",
+    "Strategy",
+    "Template",
+    "Term",
+    "Tracker",
+    "TrainPlan",
+    "TrainResult",
+    "Trainer",
+    "Tuner",
+    "Window",
+    "World",
+]

@@ -1,0 +1,179 @@
+"""The objective: where batches come from, which forwards are asked for, and what is made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+
+from tk.contracts.data import Batch, Example, Layout, Limit, Template
+from tk.sample import Sample
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Rows = Mapping[str, "Tensor"]
+Reduce = Callable[["Tensor"], "Tensor"]
+"""[N] values of selected tokens -> [R] sums by sample, differentiable, over all ranks that share a sample."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """The micro-batches of one optimizer step on one rank: as many on every rank.
+
+    cursor: JSON-able state of the source just after this window; `Source.windows(cursor)` goes on from there.
+    epoch: passes over the data done after this window.
+    """
+
+    batches: Sequence[Batch]
+    cursor: Mapping[str, Any]
+    epoch: float = 0.0
+
+
+class Source(Protocol):
+    """The outer loop of a run. Offline methods iterate over a data set; online methods roll out."""
+
+    def __len__(self) -> int:
+        """Windows in the whole run."""
+        ...
+
+    def windows(self, cursor: Mapping[str, Any] | None = None) -> Iterator[Window]:
+        """Windows from the start, or from just after the one whose cursor is given."""
+        ...
+
+    def updated(self, step: int, session: Session) -> None:
+        """Called after each optimizer step."""
+        ...
+
+
+class Session(Protocol):
+    """What a running trainer offers to a source."""
+
+    def score(self, batches: Sequence[Batch], passes: Sequence[Pass]) -> list[Mapping[str, Rows]]:
+        """Statistics of any role without gradient: old log-probs, values, teacher states."""
+        ...
+
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Checkpoint names and full tensors of the policy, adapter merged where there is one."""
+        ...
+
+
+@dataclass(frozen=True)
+class Stat:
+    """A statistic of the head that a loss wants, with its parameters.
+
+    On the vocabulary, [N] each: logps (of `targets`), mean_logps (over the vocabulary), entropy, logsumexp;
+    logits is [N, V]. `temperature` divides the logits first. On hidden states: value [N], score [R, labels],
+    pooled [R, H].
+    """
+
+    name: str
+    temperature: float = 1.0
+
+
+@dataclass(frozen=True)
+class Role:
+    """A model that takes part.
+
+    name: policy, reference, critic, teacher …; what passes ask for.
+    trainable: its parameters are updated.
+    of: the role whose module it shares ("" for a module of its own). With `adapter_off`, that module untuned.
+    head: "lm" or "value" (one number a token).
+    lr_scale: factor on the learning rate of its parameters.
+    checkpoint: another checkpoint than the run's.
+    """
+
+    name: str
+    trainable: bool = True
+    of: str = ""
+    adapter_off: bool = False
+    head: Literal["lm", "value"] = "lm"
+    lr_scale: float = 1.0
+    checkpoint: str = ""
+
+
+@dataclass(frozen=True)
+class Pass:
+    """A forward that a method asks for. The trainer runs all passes of a batch inside the wrapped module."""
+
+    wants: tuple[Stat, ...]
+    role: str = "policy"
+    grad: bool = True
+    id: str = ""
+
+    @property
+    def key(self) -> str:
+        """Name of its outputs: the id, or the role where there is none."""
+        return self.id or self.role
+
+
+@dataclass(frozen=True)
+class Term:
+    """A part of the objective: `sum` (a scalar tensor) over this batch, never a mean; its normaliser is `weights[name]`."""
+
+    sum: Tensor
+    coef: float = 1.0
+
+
+@dataclass(frozen=True)
+class Step:
+    """The objective of a batch: sum over terms of coef · (sum over window and ranks) / (weight over window and ranks).
+
+    metrics: name -> (sum, weight), reported as the ratio of the totals.
+    """
+
+    terms: Mapping[str, Term]
+    metrics: Mapping[str, tuple[Tensor, float]] = field(default_factory=dict)
+
+
+@runtime_checkable
+class Loss(Protocol):
+    """A loss: a pure function with options. Built as `target([options])`.
+
+    unit: what its values are counted by: "token" (Σ token weights), "sequence" (samples), "pair" or "query".
+    wants: the statistics that it reads.
+    A loss whose rows see each other says so with an attribute `scope = "window"`; without it, it is additive ("row").
+    """
+
+    unit: Literal["token", "sequence", "pair", "query"]
+    wants: tuple[Stat, ...]
+
+    def __call__(self, stats: Rows, fields: Rows, reduce: Reduce) -> Tensor:
+        """One value a row, [R]: a sum over the row's tokens, never a mean. Differentiable in `stats`."""
+        ...
+
+
+@runtime_checkable
+class Method(Protocol):
+    """The flow of a training method. Built as `target([options], losses={name: (weight, Loss)})`.
+
+    It never calls a model: it asks for passes, and turns their statistics into named terms. Pure but for what it was
+    built with, so that a foreign trainer can run it unchanged.
+    """
+
+    scope: Literal["row", "window"]
+
+    def roles(self) -> Sequence[Role]: ...
+
+    def source(self, data: Source, session: Session) -> Source:
+        """The outer loop: offline methods return `data` (windows of the data set) as it is, online ones wrap it."""
+        ...
+
+    def encode(self, samples: Sequence[Sample], template: Template, limit: Limit) -> list[Sequence[Example]]:
+        """Examples of each sample (several where it was split, none where `limit` drops it)."""
+        ...
+
+    def collate(self, rows: Sequence[Sequence[Example]], layout: Layout) -> Batch:
+        """A batch of rows; a row holds one example, or several where `layout.packing`."""
+        ...
+
+    def passes(self, batch: Batch) -> Sequence[Pass]: ...
+
+    def loss(self, outputs: Mapping[str, Rows], batch: Batch, reduce: Reduce) -> Step:
+        """Terms of the objective. `outputs[pass.key][stat.name]`.
+
+        With scope "window" the outputs are those of the whole window over all ranks, joined along their first
+        dimension, in the order rank-major, and `batch` is the window's batches joined alike (`fields` that are
+        tensors; `rows` and `weights` summed).
+        """
+        ...

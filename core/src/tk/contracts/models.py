@@ -1,0 +1,115 @@
+"""Models in memory: their families, what is trained of them, and the forms that they are written in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+@dataclass
+class LoadedModel:
+    """A model in memory with what belongs to it.
+
+    module: the torch module (on the meta device for plans).
+    tokenizer, processor: as transformers loads them (processor None for text).
+    path: the folder or id that it was loaded from; what an adapter names as its base.
+    groups: module groups (language_model, vision_tower, aligner …) -> name prefixes.
+    supports: capabilities of this checkpoint (packing needs every layer to receive sample boundaries).
+    """
+
+    module: Any
+    tokenizer: Any
+    path: str
+    processor: Any = None
+    groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    supports: frozenset[str] = frozenset()
+
+
+@runtime_checkable
+class ModelFamily(Protocol):
+    """A model family. Built as `target([options])`."""
+
+    def resolve(self, name: str, revision: str | None = None) -> str:
+        """Folder of a checkpoint, fetched or converted first where needed. `name`: short name, folder or hub id."""
+        ...
+
+    def load(
+        self,
+        path: str,
+        *,
+        device: str = "cpu",
+        dtype: str = "auto",
+        head: Literal["lm", "value"] = "lm",
+        attention: str = "auto",
+        trust_remote_code: bool = False,
+    ) -> LoadedModel:
+        """Load a resolved checkpoint. device "meta" reads no weights; "auto" is the accelerator where there is one."""
+        ...
+
+    def save(self, model: LoadedModel, folder: Path, weights: Iterable[tuple[str, Tensor]] | None = None) -> None:
+        """Write a checkpoint that plain transformers opens; `weights` replace the module's own."""
+        ...
+
+
+@dataclass(frozen=True)
+class ParamGroup:
+    """Parameters with their own factor on the learning rate, and weight decay on or off."""
+
+    parameters: Sequence[nn.Parameter]
+    lr_scale: float = 1.0
+    decay: bool = True
+    name: str = ""
+
+
+@runtime_checkable
+class Tuner(Protocol):
+    """What is trained of a model. Built as `target([options])`."""
+
+    def attach(self, model: LoadedModel) -> None:
+        """Freeze, or put adapters on `model.module` (replaced where need be). Works on the meta device."""
+        ...
+
+    def parameter_groups(self, module: nn.Module) -> Sequence[ParamGroup]: ...
+
+    def adapter_off(self, module: nn.Module) -> AbstractContextManager[None]:
+        """The untuned model for as long as it is entered. Raises TkError where the tuner has no such thing."""
+        ...
+
+    def save(self, model: LoadedModel, folder: Path, weights: Mapping[str, Tensor]) -> None:
+        """Write what was trained in the form that peft or transformers opens; `weights`: full trained tensors by name."""
+        ...
+
+    def load(self, model: LoadedModel, folder: Path) -> None:
+        """Read into an attached module what `save` wrote."""
+        ...
+
+    def changes_output(self, model: LoadedModel) -> bool:
+        """Whether the tuned model computes anything else than the untuned; True where the untuned one is gone.
+
+        An adapter that changes nothing (its names do not fit, it was never trained) is not served or exported.
+        """
+        ...
+
+    def merge(self, model: LoadedModel) -> None:
+        """Fold adapters into the base weights, so that `model.module` is a plain model with the base's keys."""
+        ...
+
+
+class Exporter(Protocol):
+    """A form that a trained model is written in. Built as `target([options])`."""
+
+    def export(self, model: LoadedModel, folder: Path, *, family: ModelFamily) -> Path:
+        """Write a merged model; nothing is left behind where it fails. Returns the folder or file written."""
+        ...
+
+
+class Hub(Protocol):
+    """Built as `target([options])`."""
+
+    def fetch(self, name: str, revision: str | None = None) -> Path: ...

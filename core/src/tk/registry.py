@@ -1,0 +1,146 @@
+"""What discovery has found: plugins with their state, and their components by kind, ready to be looked up and built."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tk.errors import TkError, UsageError, nearest
+from tk.specs import KindSpec, Spec
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """An installed plugin or local file. status: "ok", "broken" (see `reason`) or "disabled"."""
+
+    name: str
+    distribution: str
+    version: str
+    value: str
+    status: str = "ok"
+    reason: str = ""
+    notes: tuple[str, ...] = ()
+    components: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Component:
+    """A spec with the plugin that it comes from."""
+
+    kind: KindSpec
+    spec: Spec
+    distribution: str
+    version: str
+
+    @property
+    def name(self) -> str:
+        return self.spec.name
+
+    def target(self) -> Any:
+        """Import what the spec describes. Raises TkError with the plugin's name and the mend."""
+        return self._import(self.spec.target)
+
+    def config(self) -> type | None:
+        """The class of the options, or None where the component has none."""
+        if self.spec.config is None:
+            return None
+        loaded = self._import(self.spec.config)
+        if not isinstance(loaded, type):
+            raise TkError(f"{self.label}: config {self.spec.config!r} is not a class.")
+        return loaded
+
+    def build(self, options: Any = None, **context: Any) -> Any:
+        """The component itself: `target(options, **context)`, or `target(**context)` where it has no options."""
+        target = self.target()
+        config = self.config()
+        if config is None:
+            return target(**context)
+        return target(config() if options is None else options, **context)
+
+    @property
+    def label(self) -> str:
+        return f"{self.kind.singular} {self.name!r} of {self.distribution}"
+
+    def _import(self, reference: Any) -> Any:
+        if not isinstance(reference, str):
+            return reference
+        module, _, attribute = reference.partition(":")
+        try:
+            return getattr(importlib.import_module(module), attribute)
+        except ModuleNotFoundError as error:
+            mend = f"pip install '{self.spec.extra}'" if self.spec.extra else f"pip install {error.name}"
+            raise TkError(f"{self.label} needs the package {error.name!r}, which is not installed: {mend}") from error
+        except (ImportError, AttributeError, SyntaxError) as error:
+            raise TkError(f"{self.label} cannot be loaded from {reference!r}: {error}") from error
+
+
+@dataclass(frozen=True)
+class Registry:
+    """Every usable component by kind, and every plugin with its state."""
+
+    kinds: Mapping[str, KindSpec]
+    components: Mapping[str, Sequence[Component]]
+    plugins: Sequence[Plugin]
+    disabled: Mapping[str, Sequence[Component]] = field(default_factory=dict)
+
+    def kind(self, name: str) -> KindSpec:
+        try:
+            return self.kinds[name]
+        except KeyError:
+            raise UsageError(f"No kind of plugin is named {name!r}.{nearest(name, self.kinds)}") from None
+
+    def all(self, kind: str) -> list[Component]:
+        """Components of a kind, by name."""
+        return sorted(self.components.get(self.kind(kind).name, ()), key=lambda c: (c.name, c.distribution))
+
+    def names(self, kind: str) -> list[str]:
+        return sorted({component.name for component in self.all(kind)})
+
+    def get(self, kind: str, name: str) -> Component:
+        """The component of that name or alias; "distribution:name" picks one of several.
+
+        Raises UsageError where there is none (with the nearest name, and what is broken or disabled), or several.
+        """
+        spec = self.kind(kind)
+        distribution, _, plain = name.rpartition(":")
+        found = [
+            component
+            for component in self.components.get(spec.name, ())
+            if plain in (component.spec.name, *component.spec.aliases) and distribution in ("", component.distribution)
+        ]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            choices = " or ".join(sorted(f"'{c.distribution}:{c.name}'" for c in found))
+            raise UsageError(f"Several plugins have a {spec.singular} named {plain!r}: say {choices}.")
+        raise UsageError(self._missing(spec, plain))
+
+    def _missing(self, kind: KindSpec, name: str) -> str:
+        message = f"No {kind.singular} is named {name!r}."
+        for component in self.disabled.get(kind.name, ()):
+            if name in (component.spec.name, *component.spec.aliases):
+                return f"{message} {component.distribution} has it and is disabled (TK_PLUGINS, TK_DISABLE_PLUGINS)."
+        known = {word for c in self.components.get(kind.name, ()) for word in (c.spec.name, *c.spec.aliases)}
+        message += nearest(name, known)
+        broken = [plugin for plugin in self.plugins if plugin.status == "broken"]
+        if broken:
+            listed = "; ".join(f"{plugin.distribution}: {plugin.reason}" for plugin in broken)
+            message += f" These plugins could not be loaded and may have it: {listed}. See `tk plugins list`."
+        elif not nearest(name, known):
+            message += f" Known: {', '.join(sorted(known)) or 'none'}. See `tk {kind.name} list`."
+        return message
+
+    def fingerprint(self) -> str:
+        """Hash of all usable components with their versions; equal on every process of a run."""
+        lines = sorted(
+            f"{kind}/{c.name}={c.distribution}=={c.version}" for kind, found in self.components.items() for c in found
+        )
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+    def manifests(self) -> list[Mapping[str, str]]:
+        """Distribution and version of each usable plugin, for run.json."""
+        unique = {(plugin.distribution, plugin.version) for plugin in self.plugins if plugin.status == "ok"}
+        return [{"distribution": name, "version": version} for name, version in sorted(unique)]
