@@ -26,8 +26,11 @@ SHAPES: Mapping[str, Callable[[float], float]] = {
 
 
 def warmup_steps(warmup: float, total: int) -> int:
-    """Steps of a warm-up that is given in steps, or below 1 as a fraction of the run (rounded up)."""
-    return min(total, math.ceil(warmup * total) if warmup < 1 else round(warmup))
+    """Steps of a warm-up that is given in steps, or below 1 as a fraction of the run.
+
+    A fraction is rounded down: the first step of a warm-up changes nothing, and a short run has none to lose.
+    """
+    return min(total, math.floor(warmup * total + 1e-9) if warmup < 1 else round(warmup))
 
 
 def _decayed(shape: Callable[[float], float], floor: float, done: float, length: float) -> float:
