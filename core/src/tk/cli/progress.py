@@ -41,11 +41,11 @@ class Progress:
         self._bar: Any = None
         self._task: Any = None
         self._total = 0
-        self._started = self._last = 0.0
-        self._before = 0
+        self._last = 0.0
+        self._first: tuple[int, float] | None = None
 
     def start(self, plan: TrainPlan, config: Mapping[str, Any], step: int) -> None:
-        self._total, self._before, self._started = plan.steps, step, time.monotonic()
+        self._total = plan.steps
         print(
             f"{plan.examples:,} rows, {plan.tokens:,} tokens, {plan.steps} steps; "
             f"{plan.trainable:,} of {plan.parameters:,} parameters trained",
@@ -74,10 +74,12 @@ class Progress:
             self._bar.update(self._task, completed=step, figures=text)
             return
         now = time.monotonic()
+        before, then = self._first = self._first or (step, now)
         if now - self._last >= self._every or step == self._total:
             self._last = now
-            left = (now - self._started) / (step - self._before) * (self._total - step)
-            self._say(f"step {step}/{self._total}  {text}  {left:.0f} s left")
+            if step > before:  # the time of the first step is not known: an evaluation and answers came before it
+                text += f"  {(now - then) / (step - before) * (self._total - step):.0f} s left"
+            self._say(f"step {step}/{self._total}  {text}")
 
     def finish(self, result: TrainResult | None) -> None:
         if self._bar is not None:
