@@ -54,7 +54,8 @@ class Sample:
 
     messages: the conversation; for a prompt alone it ends with the user.
     text: raw text for continued pre-training, instead of messages.
-    rejected: the worse continuation of a preference pair, as messages after the shared prompt.
+    rejected: the worse continuation of a preference pair: it stands in the place of `messages[shared:]`, the better one.
+    shared: messages of the prompt that both follow.
     label: class index, class indices, score or desirability, as the method reads it.
     extras: the row's other columns, given to rewards by name.
     origin: "file:line" of the row, for errors.
@@ -64,6 +65,7 @@ class Sample:
     text: str = ""
     tools: tuple[Mapping[str, Any], ...] = ()
     rejected: tuple[Message, ...] = ()
+    shared: int = 0
     label: Any = None
     extras: Mapping[str, Any] = field(default_factory=dict)
     origin: str = ""

@@ -219,6 +219,8 @@ def _print_plan(plan: TrainPlan) -> None:
         "parameters": f"{plan.parameters:,}, {plan.trainable:,} of them trained ({share:.2f} %)",
     }.items():
         print(f"{name:16} {text}")
+    for note in plan.notes:
+        print(f"note             {note}")
 
 
 def _print_result(result: TrainResult) -> None:

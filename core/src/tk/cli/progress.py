@@ -51,6 +51,8 @@ class Progress:
             f"{plan.trainable:,} of {plan.parameters:,} parameters trained",
             file=self._stream,
         )
+        for note in plan.notes:
+            print(f"note: {note}", file=self._stream)
         if step:
             where = f"goes on after step {step}" if step < plan.steps else "is at its end: no step is left"
             print(f"the run {where}", file=self._stream)

@@ -51,6 +51,10 @@ class DataSection:
         Literal["error", "drop", "left", "right", "split"], doc("What becomes of a longer example.")
     ] = "error"
     packing: Annotated[bool, doc("Put several examples in one row of max_length tokens; none sees another.")] = False
+    shared_prefix: Annotated[
+        Literal["auto", "off"],
+        doc("Compute a prompt once for all answers to it, in one row, where the model can and the prompt is long."),
+    ] = "auto"
     padding_side: Annotated[Literal["auto", "left", "right"], doc("Where padding stands.")] = "auto"
     on_error: Annotated[
         Literal["stop", "skip"], doc("A bad row stops the run, or is counted, reported and written aside.")

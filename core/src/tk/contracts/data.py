@@ -106,12 +106,17 @@ class Example:
 
 @dataclass(frozen=True)
 class Layout:
-    """How rows are laid out as tensors. `packing`: rows hold several examples that must not see one another."""
+    """How rows are laid out as tensors.
+
+    packing: rows hold several examples that must not see one another.
+    shared_prefix: sequences that begin alike may stand in one row, their beginning only once.
+    """
 
     pad_id: int
     side: Literal["left", "right"] = "right"
     packing: bool = False
     multiple: int = 1
+    shared_prefix: bool = False
 
 
 @dataclass(frozen=True)

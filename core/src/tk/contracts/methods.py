@@ -60,7 +60,7 @@ class Session(Protocol):
 
 @dataclass(frozen=True)
 class Stat:
-    """A statistic of the head that a loss wants, with its parameters.
+    """A statistic of the head that a loss wants, with its parameters and the role whose model is asked.
 
     On the vocabulary, [N] each: logps (of `targets`), mean_logps (over the vocabulary), entropy, logsumexp;
     logits is [N, V]. `temperature` divides the logits first. On hidden states: value [N], score [R, labels],
@@ -69,6 +69,12 @@ class Stat:
 
     name: str
     temperature: float = 1.0
+    role: str = "policy"
+
+    @property
+    def key(self) -> str:
+        """Its name among the statistics that a loss is given: "logps", or "reference.logps" of another role."""
+        return self.name if self.role == "policy" else f"{self.role}.{self.name}"
 
 
 @dataclass(frozen=True)
@@ -77,7 +83,8 @@ class Role:
 
     name: policy, reference, critic, teacher …; what passes ask for.
     trainable: its parameters are updated.
-    of: the role whose module it shares ("" for a module of its own). With `adapter_off`, that module untuned.
+    of: the role whose module it shares ("" for a module of its own). With `adapter_off`, that module untuned: its
+        adapter switched off, or a frozen copy of the checkpoint where the tuner has none.
     head: "lm" or "value" (one number a token).
     lr_scale: factor on the learning rate of its parameters.
     checkpoint: another checkpoint than the run's.
@@ -130,8 +137,9 @@ class Step:
 class Loss(Protocol):
     """A loss: a pure function with options. Built as `target([options])`.
 
-    unit: what its values are counted by: "token" (Σ token weights), "sequence" (samples), "pair" or "query".
-    wants: the statistics that it reads.
+    unit: what its values are counted by: "token" (Σ token weights), "sequence" (samples), "pair" (a chosen sample and
+        the rejected one after it) or "query".
+    wants: the statistics that it reads, by their keys.
     A loss whose rows see each other says so with an attribute `scope = "window"`; without it, it is additive ("row").
     """
 
@@ -139,7 +147,7 @@ class Loss(Protocol):
     wants: tuple[Stat, ...]
 
     def __call__(self, stats: Rows, fields: Rows, reduce: Reduce) -> Tensor:
-        """One value a row, [R]: a sum over the row's tokens, never a mean. Differentiable in `stats`."""
+        """One value a row, [R] (a pair: [R/2]): a sum over its tokens, never a mean. Differentiable in `stats`."""
         ...
 
 

@@ -94,7 +94,7 @@ class TrainPlan:
     """What a run would do, found without loading weights.
 
     rows, examples, tokens, supervised: of one epoch. steps: optimizer steps of the run. parameters: total and trainable.
-    components: kind -> name, distribution, version of each resolved part.
+    components: kind -> name, distribution, version of each resolved part. notes: what the user should know besides.
     """
 
     rows: int
@@ -109,6 +109,7 @@ class TrainPlan:
     parameters: int
     trainable: int
     components: Sequence[Mapping[str, str]] = ()
+    notes: Sequence[str] = ()
 
 
 @dataclass(frozen=True)

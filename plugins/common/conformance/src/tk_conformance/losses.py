@@ -1,4 +1,4 @@
-"""Behaviour of losses: one value a row, finite gradients, and positions without weight count for nothing."""
+"""Behaviour of losses: one value a row or pair, finite gradients, and positions without weight count for nothing."""
 
 from __future__ import annotations
 
@@ -10,20 +10,21 @@ from torch import Tensor
 from tk.contracts import Loss
 from tk.testing.need import need
 
-ROWS, VOCABULARY = 3, 11
+ROWS, VOCABULARY = 4, 11
 
 
 def token_batch(loss: Loss) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Statistics that a loss on tokens wants, [N] each, from random float64 logits, and the fields beside them."""
     generator = torch.Generator().manual_seed(0)
-    rows = torch.tensor([0, 0, 0, 1, 2, 2, 2, 2])
+    rows = torch.tensor([0, 0, 0, 1, 2, 2, 3, 3])
     fields = {
         "rows": rows,
         "targets": torch.randint(VOCABULARY, rows.shape, generator=generator),
         "token_weights": torch.rand(len(rows), dtype=torch.float64, generator=generator) + 0.5,
     }
-    logits = torch.randn(len(rows), VOCABULARY, dtype=torch.float64, generator=generator)
-    return {stat.name: _statistic(stat.name, logits / stat.temperature, fields) for stat in loss.wants}, fields
+    roles = dict.fromkeys(stat.role for stat in loss.wants)
+    logits = {role: torch.randn(len(rows), VOCABULARY, dtype=torch.float64, generator=generator) for role in roles}
+    return {s.key: _statistic(s.name, logits[s.role] / s.temperature, fields) for s in loss.wants}, fields
 
 
 def check_loss(
@@ -36,12 +37,13 @@ def check_loss(
     if stats is None or fields is None:
         stats, fields = token_batch(loss)
     values, gradients = _run(loss, stats, fields, rows)
-    need(values.shape == (rows,), f"the loss of {rows} rows has the shape {tuple(values.shape)} and not ({rows},)")
+    units = rows // 2 if loss.unit == "pair" else rows
+    need(values.shape == (units,), f"the loss of {rows} rows has the shape {tuple(values.shape)} and not ({units},)")
     need(bool(values.isfinite().all()), "a value is infinite or NaN")
     for name, gradient in gradients.items():
         need(bool(gradient.isfinite().all()), f"a gradient of {name} is infinite or NaN")
     need(any(bool(g.any()) for g in gradients.values()), "no statistic has a gradient")
-    if loss.unit == "token" and "token_weights" in fields:
+    if loss.unit in ("token", "pair") and "token_weights" in fields:
         _check_padding(loss, stats, fields, rows, values, gradients)
 
 

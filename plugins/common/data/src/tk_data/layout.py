@@ -8,13 +8,13 @@ from tk.config.sections import DataSection
 from tk.contracts import Layout
 
 
-def layout_for(data: DataSection, tokenizer: Any, multiple: int = 1) -> Layout:
+def layout_for(data: DataSection, tokenizer: Any, multiple: int = 1, *, shared_prefix: bool = False) -> Layout:
     """Padding with the tokenizer's pad token (or end of sequence: padding is masked), on the right unless asked for.
 
-    multiple: row lengths are rounded up to a multiple of it.
+    multiple: row lengths are rounded up to a multiple of it. shared_prefix: models and method can do with it.
     """
     ends = tokenizer.eos_token_id
     eos = ends[0] if isinstance(ends, (list, tuple)) else ends
     pad = next((token for token in (tokenizer.pad_token_id, eos) if token is not None), 0)
     side: Literal["left", "right"] = "left" if data.padding_side == "left" else "right"
-    return Layout(pad_id=int(pad), side=side, packing=data.packing, multiple=multiple)
+    return Layout(pad_id=int(pad), side=side, packing=data.packing, multiple=multiple, shared_prefix=shared_prefix)

@@ -57,24 +57,29 @@ def collate_tokens(rows: Sequence[Sequence[Example]], layout: Layout) -> tuple[T
     inputs = {"input_ids": torch.from_numpy(ids), "position_ids": torch.from_numpy(positions)}
     if not layout.packing:
         inputs["attention_mask"] = torch.from_numpy((segments >= 0).astype(np.int64))
-    fields = _selected(ids.ravel(), weights.ravel(), segments.ravel())
+    at = np.flatnonzero(weights)
+    columns = (at - 1, at, weights.ravel()[at], segments.ravel()[at])
+    fields = selected(ids.ravel(), *columns, first=int(np.argmax(segments >= 0)))
     fields["segments"] = torch.from_numpy(segments.ravel())
     fields["lengths"], fields["ends"] = torch.tensor(lengths), torch.tensor(ends)
     return inputs, fields, len(lengths), sum(lengths)
 
 
-def _selected(ids: np.ndarray, weights: np.ndarray, segments: np.ndarray) -> Tensors:
-    predicted = np.flatnonzero(weights)
-    if len(predicted):
-        select, chosen = predicted - 1, weights[predicted]
-    else:
-        predicted = select = np.flatnonzero(segments >= 0)[:1]
-        chosen = np.zeros(1, dtype=np.float32)
+def selected(
+    ids: np.ndarray, before: np.ndarray, predicted: np.ndarray, weights: np.ndarray, samples: np.ndarray, *, first: int
+) -> Tensors:
+    """The fields of N trained tokens: flat positions that predict them, the tokens, their weights and samples.
+
+    first: a position that is not padding, taken with weight 0 where nothing is trained, so that N ≥ 1.
+    """
+    if not len(predicted):
+        before = predicted = np.array([first])
+        weights, samples = np.zeros(1, dtype=np.float32), np.zeros(1, dtype=np.int64)
     return {
-        "select": torch.from_numpy(select),
+        "select": torch.from_numpy(before),
         "targets": torch.from_numpy(ids[predicted]),
-        "token_weights": torch.from_numpy(chosen),
-        "rows": torch.from_numpy(segments[predicted]),
+        "token_weights": torch.from_numpy(weights),
+        "rows": torch.from_numpy(samples),
     }
 
 

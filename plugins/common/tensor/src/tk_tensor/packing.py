@@ -1,10 +1,18 @@
-"""Whether a model keeps samples apart that share a row."""
+"""Whether a model keeps samples apart that share a row, and samples that share the beginning of one."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tk.contracts import Layout
+from tk.errors import TkError
+from tk_tensor.branches import Tree, lay_out, masks_for
+from tk_tensor.collate import collate_tokens
 from tk_tensor.probe import at_rest, distance, on_meta, probe_ids, tolerance
 from tk_tensor.route import Route, route_of
 
@@ -20,7 +28,7 @@ def probe_packing(module: nn.Module) -> bool:
     layers, prompt tuning). On the meta device nothing can be tried: convolutions, which such layers have, are looked for.
     """
     if on_meta(module):
-        return not any(isinstance(m, nn.Conv1d) for m in module.modules())
+        return _no_convolutions(module)
     route = route_of(module)
     if "position_ids" in route.ignored:
         return False
@@ -29,24 +37,56 @@ def probe_packing(module: nn.Module) -> bool:
     other = ids.clone()
     other[:, :first] = probe_ids(module, (2, first), seed=1)
     with at_rest(module):
-        packed = _logits(route, module, ids, (first, second))
-        changed = _logits(route, module, other, (first, second))
+        packed = _packed(route, module, ids, (first, second))
+        changed = _packed(route, module, other, (first, second))
         alone = [
-            _logits(route, module, part.contiguous(), (part.shape[1],)) for part in ids.split((first, second), dim=1)
+            _packed(route, module, part.contiguous(), (part.shape[1],)) for part in ids.split((first, second), dim=1)
         ]
     apart = distance(changed[:, first:], packed[:, first:]) <= LEAK
     return apart and distance(packed, torch.cat(alone, 1)) <= tolerance(module)
 
 
-def _logits(route: Route, module: nn.Module, ids: Tensor, lengths: tuple[int, ...]) -> Tensor:
-    """[B, T, V] of rows that hold samples of these lengths, by the way that training takes."""
+@torch.no_grad()
+def probe_shared_prefix(module: nn.Module) -> bool:
+    """Whether two samples get the same logits in one row with a shared beginning as in rows of their own.
+
+    On the meta device as `probe_packing`.
+    """
+    if on_meta(module):
+        return masks_for(module) is not None and _no_convolutions(module)
+    route = route_of(module)
+    if route.masks is None or "position_ids" in route.ignored:
+        return False
+    trunk, first, second = np.split(probe_ids(module, (1, 16))[0].cpu().numpy(), [7, 12])
+    tree = Tree(trunk, [(ids, np.ones(len(ids), dtype=np.float32)) for ids in (first, second)])
+    device = next(module.parameters()).device
+    plain_inputs, plain, _, _ = collate_tokens([[e] for e in tree.sequences()], Layout(0))
+    shared_inputs, shared, _, _ = lay_out([[tree]], Layout(0))
+    with at_rest(module):
+        reference = _logits(route, module, plain_inputs, device)[plain["select"]]
+        try:
+            found = _logits(route, module, shared_inputs, device)[shared["select"]]
+        except (TkError, RuntimeError, ValueError, TypeError, IndexError):  # it takes no mask of this form
+            return False
+    return distance(found, reference) <= tolerance(module)
+
+
+def _no_convolutions(module: nn.Module) -> bool:
+    return not any(isinstance(m, nn.Conv1d) for m in module.modules())
+
+
+def _packed(route: Route, module: nn.Module, ids: Tensor, lengths: tuple[int, ...]) -> Tensor:
+    """[B, T, V] of rows that hold samples of these lengths."""
     positions = torch.cat([torch.arange(n, device=ids.device) for n in lengths]).expand(len(ids), -1)
-    inputs = {"input_ids": ids, "position_ids": positions}
-    if route.decoder is None:
-        every = torch.arange(ids.numel(), device=ids.device)
-        logits = route.logits(module, inputs, every)
-    else:
-        logits = route.hidden(module, inputs)
-        if route.head is not None:
-            logits = route.projection(module)(logits)
+    logits = _logits(route, module, {"input_ids": ids, "position_ids": positions}, ids.device)
     return logits.reshape(*ids.shape, -1)
+
+
+def _logits(route: Route, module: nn.Module, inputs: Mapping[str, Any], device: torch.device) -> Tensor:
+    """[B·T, V] of all positions, by the way that training takes."""
+    inputs = {name: value.to(device) for name, value in inputs.items()}
+    if route.decoder is None:
+        every = torch.arange(inputs["input_ids"].numel(), device=device)
+        return route.logits(module, inputs, every)
+    states = route.hidden(module, inputs)
+    return route.projection(module)(states) if route.head is not None else states

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tk.errors import TkError
+from tk_tensor.branches import Masks, masks_for
 from tk_tensor.head import Projection
 from tk_tensor.probe import accepts, at_rest, distance, names, on_meta, probe_ids, tolerance
 
@@ -29,6 +30,7 @@ class Route:
     labels: the linear layer of a value or classification head.
     keep: where the whole module is run, it takes an index tensor of the positions whose logits it computes.
     ignored: inputs that the model has no use for.
+    masks: the form of masks that it takes for rows whose samples share a beginning; None where it cannot.
     flatten: packed rows are joined into one, for attention that keeps samples apart in single rows only.
     """
 
@@ -39,6 +41,7 @@ class Route:
     cap: float | None = None
     keep: bool = False
     ignored: frozenset[str] = frozenset()
+    masks: Masks | None = None
     flatten: bool = False
 
     def projection(self, module: nn.Module) -> Projection:
@@ -51,7 +54,12 @@ class Route:
             raise TkError(f"{type(module).__name__} has no value head: load it with the head that its role names")
         return module.get_submodule(self.labels)
 
-    def arguments(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    def arguments(self, module: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        if "branches" in inputs:
+            if self.masks is None:
+                raise TkError(f"{type(module).__name__} takes no mask for samples that share a beginning")
+            mask = self.masks(inputs, next(p.dtype for p in module.parameters() if p.is_floating_point()))
+            inputs = {k: v for k, v in inputs.items() if k not in ("branches", "trees")} | {"attention_mask": mask}
         packed = inputs.get("attention_mask") is None
         if packed and "position_ids" in self.ignored:
             raise TkError(
@@ -66,7 +74,7 @@ class Route:
 
     def hidden(self, module: nn.Module, inputs: Mapping[str, Any]) -> Tensor:
         """[B·T, H] last hidden states (after the final norm)."""
-        arguments = self.arguments(inputs)
+        arguments = self.arguments(module, inputs)
         if self.decoder is not None:
             states = module.get_submodule(self.decoder)(**arguments)[0]
         else:
@@ -76,7 +84,7 @@ class Route:
 
     def logits(self, module: nn.Module, inputs: Mapping[str, Any], select: Tensor) -> Tensor:
         """[N, V] logits of the whole model at flat positions `select`, computed for as few others as it allows."""
-        arguments, width = self.arguments(inputs), inputs["input_ids"].shape[1]
+        arguments, width = self.arguments(module, inputs), inputs["input_ids"].shape[1]
         if not self.keep:
             # A tuner's virtual tokens stand before the row's own.
             logits = module(**arguments).logits[:, -width:] if not self.flatten else module(**arguments).logits
@@ -105,6 +113,7 @@ def route_of(module: nn.Module) -> Route:
         head=None if head is None else paths[id(head)],
         labels=None if labels is None else paths[id(labels)],
         ignored=frozenset(a for a in ("position_ids", "use_cache") if not accepts(top, a)),
+        masks=masks_for(module),
         flatten="flash" in str(getattr(getattr(inner, "config", None), "_attn_implementation", "")),
     )
     if body is None:
@@ -158,7 +167,7 @@ def _proved(module: nn.Module, candidates: list[Route]) -> Route | None:
     ids = probe_ids(module, (2, 7))
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     with at_rest(module):
-        reference = module(**candidates[0].arguments(inputs)).logits
+        reference = module(**candidates[0].arguments(module, inputs)).logits
         if reference.shape[:2] != ids.shape:
             return None
         reference = reference.reshape(-1, reference.shape[-1])
@@ -185,7 +194,7 @@ def _whole(module: nn.Module, route: Route) -> Route:
     select = torch.tensor([1, 5, 10], device=ids.device)
     kept = replace(route, keep=True, flatten=False)
     with at_rest(module):
-        full = module(**route.arguments(inputs)).logits
+        full = module(**route.arguments(module, inputs)).logits
         if full.shape[:2] != ids.shape:
             return route
         close = distance(kept.logits(module, inputs, select), full.flatten(0, 1)[select]) <= tolerance(module)

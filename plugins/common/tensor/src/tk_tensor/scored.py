@@ -21,6 +21,9 @@ from tk_tensor.head import STATISTICS, Projection, statistics, wide
 from tk_tensor.probe import at_rest
 from tk_tensor.route import Route, route_of
 
+MODULES = "modules_by_role"
+"""Name of the scored model's part that holds the roles' modules; what names of its weights begin with."""
+
 
 @dataclass(frozen=True)
 class Seat:

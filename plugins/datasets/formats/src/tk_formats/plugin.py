@@ -35,6 +35,19 @@ def tk_formats() -> Iterator[FormatSpec]:
         summary="A prompt and its completion, texts or lists of messages; the prompt alone to be answered.",
     )
     yield FormatSpec(
+        name="preference",
+        target="tk_formats.preference:Preference",
+        columns=(
+            ("chosen", "rejected"),
+            ("prompt", "chosen", "rejected"),
+            ("messages", "chosen", "rejected"),
+            ("conversations", "chosen", "rejected"),
+            ("messages", "rejected_response"),
+            ("messages", "rejected_messages"),
+        ),
+        summary="A prompt with a better and a worse answer: prompt, chosen, rejected, and the forms of other tools.",
+    )
+    yield FormatSpec(
         name="text",
         target="tk_formats.columns:Text",
         columns=(("text",),),

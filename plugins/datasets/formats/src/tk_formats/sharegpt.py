@@ -42,10 +42,7 @@ class ShareGpt:
 
     def __call__(self, row: Mapping[str, Any]) -> Sample:
         column = "conversation" if "conversation" in row and "conversations" not in row else "conversations"
-        turns = as_list(need(row, column), column)
-        if not turns:
-            raise ValueError(f"{column} is empty")
-        messages = tuple(_turn(turn, f"{column}[{i}]") for i, turn in enumerate(turns))
+        messages = read_turns(need(row, column), column)
         check_order(messages, column)
         return Sample(
             messages=with_system(messages, row.get("system")),
@@ -53,6 +50,14 @@ class ShareGpt:
             label=row.get("label"),
             extras=extras(row, column, "system", "tools", "label"),
         )
+
+
+def read_turns(value: Any, what: str) -> tuple[Message, ...]:
+    """Messages of a list of turns, each with from and value, or with role and content."""
+    turns = as_list(value, what)
+    if not turns:
+        raise ValueError(f"{what} is empty")
+    return tuple(_turn(turn, f"{what}[{i}]") for i, turn in enumerate(turns))
 
 
 def _turn(turn: Any, what: str) -> Message:

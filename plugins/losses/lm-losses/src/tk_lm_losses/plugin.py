@@ -9,6 +9,7 @@ from tk import LossSpec, hookimpl
 def tk_losses() -> Iterable[LossSpec]:
     yield LossSpec(
         name="causal-lm",
+        aliases=("sft",),
         target="tk_lm_losses.losses:CausalLm",
         config="tk_lm_losses.options:CausalLmOptions",
         summary="Cross entropy of the next token, with label smoothing and z-loss.",

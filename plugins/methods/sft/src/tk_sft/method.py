@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
+import numpy as np
+
 from tk.contracts import (
     Batch,
     Encoding,
@@ -25,9 +27,9 @@ from tk.contracts import (
 from tk.errors import DataError
 from tk.sample import Message, Sample
 from tk_sft.cut import cut
-from tk_sft.objective import Objective
 from tk_sft.options import SftOptions
 from tk_tensor.collate import collate_tokens
+from tk_tensor.objective import Objective
 
 Messages = tuple[Message, ...]
 
@@ -54,7 +56,7 @@ class TokenMethod:
     """What methods on single token sequences share: everything from the encodings on."""
 
     def __init__(self, losses: Mapping[str, tuple[float, Loss]]) -> None:
-        self.objective = Objective(dict(losses))
+        self.objective = Objective(dict(losses), ("token", "sequence"))
         self.scope: Literal["row", "window"] = self.objective.scope
 
     def examples(
@@ -66,13 +68,12 @@ class TokenMethod:
             if encoding.media:
                 raise DataError(f"{sample.origin}: holds {', '.join(encoding.media)}, and this method trains on text.")
             parts = cut(encoding, limit, sample.origin)
-            found.append(
-                [
-                    Example(len(ids), {"ids": ids, "weights": weights}, self.objective.counts(weights), sample.origin)
-                    for ids, weights in parts
-                ]
-            )
+            found.append([self._example(ids, weights, sample.origin) for ids, weights in parts])
         return found
+
+    def _example(self, ids: np.ndarray, weights: np.ndarray, origin: str) -> Example:
+        counts = {"token": float(weights[1:].sum(dtype=np.float64)), "sequence": 1.0}
+        return Example(len(ids), {"ids": ids, "weights": weights}, self.objective.weights(counts), origin)
 
     def roles(self) -> Sequence[Role]:
         return (Role("policy"),)
@@ -89,7 +90,7 @@ class TokenMethod:
         return self.objective.passes()
 
     def loss(self, outputs: Mapping[str, Rows], batch: Batch, reduce: Reduce) -> Step:
-        return self.objective.step(outputs, batch, reduce)
+        return Step(self.objective.terms(outputs, batch.fields, reduce))
 
 
 class Sft(TokenMethod):

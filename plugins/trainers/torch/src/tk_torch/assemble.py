@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,18 +11,22 @@ from torch import nn
 
 from tk.compose import Plan
 from tk.contracts import Layout, LoadedModel, Method, ParamGroup, Role, Template, TrainPlan, Tuner, World
-from tk.errors import UsageError
+from tk.errors import TkError, UsageError
 from tk.families import family_of
 from tk_data.layout import layout_for
 from tk_data.loader import Loader
 from tk_data.prepare import Prepared, prepare
-from tk_tensor.packing import probe_packing
+from tk_tensor.packing import probe_packing, probe_shared_prefix
 from tk_tensor.scored import ScoredModel, build_scored
+from tk_torch.start import Start
 
 
 @dataclass(frozen=True)
 class Parts:
-    """The parts of a run. models, tuners: by the role that owns the module; tuners of trained roles only."""
+    """The parts of a run.
+
+    models, tuners: by the role that owns the module; tuners of trained roles only. notes: what a user should know.
+    """
 
     method: Method
     roles: Sequence[Role]
@@ -32,6 +37,7 @@ class Parts:
     layout: Layout
     loader: Loader
     scored: ScoredModel
+    notes: Sequence[str] = ()
 
     @property
     def first(self) -> str:
@@ -60,23 +66,25 @@ class Parts:
                 model.module.eval()
 
 
-def assemble(plan: Plan, world: World, *, device: str) -> Parts:
+def assemble(plan: Plan, world: World, *, device: str, start: Start | None = None) -> Parts:
     """Load models, put tuners on, prepare the data. device "meta": shapes only, no weights.
 
+    start: weights that the first trained role begins with.
     Everything random is drawn from torch's stream as it stands, which must be the same on every rank.
     Raises TkError and UsageError with the mend.
     """
     method = build_method(plan)
-    roles = method.roles()
-    models, tuners = _models(plan, roles, device)
+    models, tuners = _models(plan, method.roles(), device, start)
     if not tuners:
         raise UsageError(f"method {plan.one('method').name}: none of its roles is trained.")
+    roles = [replace(role, of="", adapter_off=False) if role.name in models else role for role in method.roles()]
     policy = models[next(iter(tuners))]
     _check_packing(plan, models)
+    notes: list[str] = []
     template: Template = plan.one("template").build(tokenizer=policy.tokenizer, processor=policy.processor)
     data = prepare(plan, template, method, max_length=longest(policy))
     config = plan.config
-    layout = layout_for(config.data, policy.tokenizer)
+    layout = layout_for(config.data, policy.tokenizer, shared_prefix=_shares_prefixes(plan, models, notes))
     loader = Loader(
         data.train,
         method.collate,
@@ -91,7 +99,7 @@ def assemble(plan: Plan, world: World, *, device: str) -> Parts:
         max_length=data.limit.max_length,
     )
     scored = build_scored(models, roles, tuners[next(iter(tuners))])
-    return Parts(method, roles, models, tuners, template, data, layout, loader, scored)
+    return Parts(method, roles, models, tuners, template, data, layout, loader, scored, notes)
 
 
 def build_method(plan: Plan) -> Method:
@@ -141,10 +149,13 @@ def described(plan: Plan, parts: Parts, world: World, steps: int) -> TrainPlan:
         parameters=sum(p.numel() for p in parameters),
         trainable=sum(p.numel() for p in parameters if p.requires_grad),
         components=plan.described(),
+        notes=parts.notes,
     )
 
 
-def _models(plan: Plan, roles: Sequence[Role], device: str) -> tuple[dict[str, LoadedModel], dict[str, Tuner]]:
+def _models(
+    plan: Plan, roles: Sequence[Role], device: str, start: Start | None
+) -> tuple[dict[str, LoadedModel], dict[str, Tuner]]:
     models: dict[str, LoadedModel] = {}
     tuners: dict[str, Tuner] = {}
     for role in roles:
@@ -154,12 +165,33 @@ def _models(plan: Plan, roles: Sequence[Role], device: str) -> tuple[dict[str, L
         if role.trainable:
             tuner: Tuner = plan.one("tuner").build()
             tuner.attach(model)
+            if start and not tuners:
+                start.load_into(role.name, model, tuner)
             tuners[role.name] = tuner
             if plan.config.train.gradient_checkpointing:
                 _recompute(model)
         else:
             model.module.requires_grad_(False)
+    for role in roles:
+        if role.adapter_off and (start or not _has_untuned(tuners[role.of], models[role.of])):
+            models[role.name] = _frozen_copy(models[role.of])
     return models, tuners
+
+
+def _has_untuned(tuner: Tuner, model: LoadedModel) -> bool:
+    """Whether the untuned model can be had by switching an adapter off."""
+    try:
+        tuner.adapter_off(model.module)
+    except TkError:
+        return False
+    return True
+
+
+def _frozen_copy(model: LoadedModel) -> LoadedModel:
+    """The model as it stands now, never trained."""
+    module = copy.deepcopy(model.module)
+    module.requires_grad_(False)
+    return replace(model, module=module)
 
 
 def _recompute(model: LoadedModel) -> None:
@@ -167,6 +199,20 @@ def _recompute(model: LoadedModel) -> None:
     if not getattr(module, "supports_gradient_checkpointing", False):
         raise UsageError(f"train.gradient_checkpointing: {model.path} ({type(module).__name__}) has no such thing.")
     module.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+
+
+def _shares_prefixes(plan: Plan, models: Mapping[str, LoadedModel], notes: list[str]) -> bool:
+    """Whether samples that begin alike may share a row: where method and models can. Says so where a model cannot."""
+    wished = plan.config.data.shared_prefix == "auto" and "shared-prefix" in plan.one("method").component.spec.supports
+    if not wished:
+        return False
+    tuned = "shared-prefix" in plan.one("tuner").component.spec.supports
+    unable = [m for m in models.values() if not tuned or not probe_shared_prefix(m.module)]
+    for model in unable:
+        notes.append(
+            f"{type(model.module).__name__} cannot compute a prompt once for several answers: each has a row of its own."
+        )
+    return not unable
 
 
 def _check_packing(plan: Plan, models: Mapping[str, LoadedModel]) -> None:

@@ -13,11 +13,10 @@ from torch import nn
 
 from tk.compose import Plan
 from tk.contracts import Strategy, Window, World
-from tk.errors import TkError, UsageError
+from tk.errors import UsageError
 from tk_torch import files, seeds
-from tk_torch.checkpoints import STATE, WEIGHTS, Checkpoints, Saved
+from tk_torch.checkpoints import Checkpoints, Saved
 from tk_torch.ranks import on_rank_0
-from tk_torch.record import CHECKPOINTS, FINAL
 
 FREE = ("output", "report", "trackers", "plugins", "sampling", "engines", "rewards", "launcher", "evaluators")
 FREE_FIELDS = (
@@ -125,37 +124,6 @@ def check_config(saved: Saved, plan: Plan) -> None:
             f"--resume: {saved.path} was trained with another config: {'; '.join(differing)}. Give the same values, or "
             "begin a new run from its weights with train.start_from."
         )
-
-
-@dataclass(frozen=True)
-class Start:
-    """Where weights come from: a checkpoint of a run, or a folder that a tuner has saved."""
-
-    folder: Path
-    checkpoint: bool
-
-
-def starting_point(name: str) -> Start:
-    """What `train.start_from` means.
-
-    name: a run, one of its checkpoints, or a folder that a tuner can load. Raises UsageError for anything else.
-    """
-    folder = Path(name)
-    if not folder.is_dir():
-        raise UsageError(f"train.start_from: {folder} is not a folder.")
-    if (folder / STATE).is_file() and (folder / WEIGHTS).is_file():
-        wrong = files.problem(folder)
-        if wrong:
-            raise TkError(f"train.start_from: {folder} is not whole: {wrong}.")
-        return Start(folder, checkpoint=True)
-    if (folder / FINAL).is_dir():
-        return Start(folder / FINAL, checkpoint=False)
-    if (folder / CHECKPOINTS).is_dir():
-        newest = Checkpoints(folder / CHECKPOINTS, 1).newest()
-        if newest is None:
-            raise UsageError(f"train.start_from: {folder} has no whole checkpoint yet.")
-        return Start(newest.path, checkpoint=True)
-    return Start(folder, checkpoint=False)
 
 
 def _every_stream(strategy: Strategy, world: World) -> list[dict[str, torch.Tensor]]:

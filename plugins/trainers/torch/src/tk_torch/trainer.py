@@ -17,7 +17,7 @@ from tk.files import explained
 from tk_parallel.processes import exchange
 from tk_torch import files, resume
 from tk_torch.answers import answers, compared, refusal
-from tk_torch.assemble import assemble, described
+from tk_torch.assemble import assemble, build_method, described
 from tk_torch.checkpoints import Checkpoints, Saved
 from tk_torch.control import Callbacks, Signals
 from tk_torch.evaluate import evaluate
@@ -28,6 +28,7 @@ from tk_torch.resume import Progress
 from tk_torch.seeds import seed_everything
 from tk_torch.session import Running, Unstarted, role_weights
 from tk_torch.speed import Speed
+from tk_torch.start import starting_point
 from tk_torch.update import Updater, figures
 
 
@@ -104,12 +105,11 @@ class _Run:
     def _assemble(self, saved: Saved | None) -> None:
         """Models, data, the wrapped module and what updates it, as the config or a checkpoint has them."""
         plan, strategy, world = self.plan, self.strategy, self.world
-        start = None if saved or not self.train.start_from else resume.starting_point(self.train.start_from)
+        wanted = not saved or any(role.adapter_off for role in build_method(plan).roles())  # a reference is made of it
+        start = starting_point(self.train.start_from) if self.train.start_from and wanted else None
         seed_everything(self.train.seed)
         sharded = "sharding" in plan.one("strategy").component.spec.supports
-        self.parts = parts = assemble(plan, world, device="cpu" if sharded else world.device)
-        if start and not start.checkpoint:
-            parts.tuners[parts.first].load(parts.policy, start.folder)
+        self.parts = parts = assemble(plan, world, device="cpu" if sharded else world.device, start=start)
         self.module = strategy.wrap(parts.scored, self.train.precision)
         parts.training_mode(self.module)
         self.optimizer = plan.one("optim").build()(parts.parameter_groups())
@@ -122,8 +122,6 @@ class _Run:
         built = {name: chosen.build() for name, chosen in plan.many("callbacks").items()}
         self.callbacks = Callbacks(built, self.total)
         seed_everything(self.train.seed, world.rank + 1)
-        if start and start.checkpoint:
-            strategy.restore(self.module, None, Saved(start.folder).weights(), {})
         if saved:
             state = resume.restore(saved, self.module, self.optimizer, strategy, world, self.train.seed)
             self.progress = Progress(**state["progress"])

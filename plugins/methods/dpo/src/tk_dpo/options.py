@@ -1,0 +1,17 @@
+"""Options of the method `dpo`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from tk.config.options import doc
+
+
+@dataclass(frozen=True)
+class DpoOptions:
+    """Options of `dpo`."""
+
+    reference: Annotated[
+        str | None, doc("Checkpoint of the reference model; by default the model as it was before training.")
+    ] = None
