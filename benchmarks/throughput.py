@@ -22,6 +22,7 @@ import material
 from common import TK, WORKERS, Pairs, Section, environment, load, table, verdict
 
 BATCH, WARMUP, LIMIT = 4, 2, 0.97
+SUPERVISED, FULL = "bare, supervised positions", "bare, full logits"
 SHAPES: Mapping[str, Callable[[Path, int], Path]] = {
     "short": material.short,
     "prompt-heavy": material.prompt_heavy,
@@ -90,83 +91,103 @@ def config(checkpoint: Path, rows: Path, folder: Path) -> Path:
     return path
 
 
-def programs(checkpoint: Path, rows: Path, batches: Path, folder: Path) -> dict[str, list[str]]:
+def ours_and_peers(checkpoint: Path, rows: Path, batches: Path, folder: Path) -> tuple[list[str], dict[str, list[str]]]:
+    """The command of tk, and those that it is held against."""
     made = str(config(checkpoint, rows, folder))
     subprocess.run([sys.executable, str(WORKERS / "batches.py"), made, str(batches)], env=environment(), check=True)
     loop, peer = str(WORKERS / "bare_loop.py"), str(WORKERS / "trl_loop.py")
-    return {
-        "tk": [TK, "train", "-c", made, "--plugin", str(WORKERS / "gate_plugin.py"), "--callbacks", "gate"],
-        "bare, supervised positions": [sys.executable, loop, "supervised", str(checkpoint), str(batches)],
-        "bare, full logits": [sys.executable, loop, "full", str(checkpoint), str(batches)],
+    return [TK, "train", "-c", made, "--plugin", str(WORKERS / "gate_plugin.py"), "--callbacks", "gate"], {
+        SUPERVISED: [sys.executable, loop, "supervised", str(checkpoint), str(batches)],
+        FULL: [sys.executable, loop, "full", str(checkpoint), str(batches)],
         "TRL SFTTrainer": [sys.executable, peer, str(checkpoint), str(batches), str(folder / "trl")],
     }
 
 
-def measure(shape: str, *, rounds: int, steps: int, small: bool) -> tuple[dict[str, Worker], list[Any]]:
-    """Every program's seconds of each round, and the batches that they trained on."""
+@dataclass(frozen=True)
+class Pair:
+    """tk and another program, that ran in turns."""
+
+    ours: Worker
+    theirs: Worker
+
+    @property
+    def rates(self) -> Pairs:
+        return Pairs(self.ours.seconds, self.theirs.seconds).inverse()
+
+
+def measure(shape: str, *, rounds: int, steps: int, small: bool) -> tuple[dict[str, Pair], list[Any]]:
+    """tk in turns with each of the others (two at a time have room in memory), and the batches that they trained on."""
+    found: dict[str, Pair] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         checkpoint = material.checkpoint(folder, small)
         rows = SHAPES[shape](folder / "rows.jsonl", BATCH * (WARMUP + rounds * steps))
-        commands = programs(checkpoint, rows, folder / "batches.json", folder)
-        workers: dict[str, Worker] = {}
-        try:
-            for number, (who, command) in enumerate(commands.items()):
-                workers[who] = start(command, folder / f"output{number}.txt", steps)
-            for number in range(rounds):
-                print(f"{shape}: round {number + 1} of {rounds}", file=sys.stderr, flush=True)
-                turn = list(workers.values())
-                turn = turn[number % len(turn) :] + turn[: number % len(turn)]
-                for worker in turn[:: 1 if number % 2 else -1]:
-                    time.sleep(0.05)  # the threads of the one before have gone to sleep
-                    worker.round()
-        finally:
-            for worker in workers.values():
-                worker.end()
+        ours, peers = ours_and_peers(checkpoint, rows, folder / "batches.json", folder)
+        for who, command in peers.items():
+            workers: list[Worker] = []
+            try:
+                for number, each in enumerate((ours, command)):
+                    workers.append(start(each, folder / f"output{number}.txt", steps))
+                for number in range(rounds):
+                    print(f"{shape}, {who}: round {number + 1} of {rounds}", file=sys.stderr, flush=True)
+                    for worker in workers[:: 1 if number % 2 else -1]:
+                        time.sleep(0.05)  # the threads of the one before have gone to sleep
+                        worker.round()
+            finally:
+                for worker in workers:
+                    worker.end()
+            found[who] = Pair(*workers)
         batches = json.loads((folder / "batches.json").read_text(encoding="utf-8"))
-    check_same(workers)
-    return workers, batches
+    check_same(found)
+    return found, batches
 
 
-def check_same(workers: Mapping[str, Worker]) -> None:
+def check_same(pairs: Mapping[str, Pair]) -> None:
     """The first step's loss is the same, as the adapters begin at zero: the programs train on the same tokens."""
-    first = {who: worker.last["losses"][0] for who, worker in workers.items()}
-    reference = first["bare, full logits"]
+    first = {who: pair.theirs.last["losses"][0] for who, pair in pairs.items()}
+    reference = first["tk"] = pairs[FULL].ours.last["losses"][0]
     if any(abs(loss - reference) > TOLERANCE * reference for loss in first.values()):
         raise SystemExit(f"the programs do not do the same work: their first losses are {first}")
 
 
 def section(shape: str, *, rounds: int, steps: int, small: bool) -> Section:
     before = load()
-    workers, batches = measure(shape, rounds=rounds, steps=steps, small=small)
+    pairs, batches = measure(shape, rounds=rounds, steps=steps, small=small)
     timed = [row for rows in batches[WARMUP:] for row in rows]
     tokens = sum(len(row["input_ids"]) for row in timed)
     trained = sum(label != -100 for row in timed for label in row["labels"])
-    ours = workers["tk"].seconds
     lines = [
         f"LoRA of rank 16 on all linear layers of SmolLM2-135M-Instruct{' cut to 10 layers' if small else ''}, fp32, "
         f"batches of {BATCH} rows, {tokens / len(timed):.0f} tokens a row, {trained / len(timed):.0f} of them trained; "
-        f"{rounds} rounds in turns, {steps} steps of each program in a round, on the same batches. Tokens are those that "
-        f"are not padding. Load before: {before}.",
+        f"{rounds} rounds of tk in turns with each other program, {steps} steps of each in a round, on the same batches. "
+        f"Tokens are those that are not padding. Load before: {before}.",
         "",
     ]
-    rows = []
-    for who, worker in workers.items():
-        rate = tokens / rounds / median(worker.seconds)
-        pairs = Pairs(ours, worker.seconds).inverse()
-        ratio = ("1", "") if who == "tk" else (f"{pairs.of_medians:.3f}", pairs.spread())
-        full = Pairs(worker.seconds, workers["bare, full logits"].seconds).inverse().of_medians
-        memory = (
-            f"{worker.last['memory'] / 2**20:.0f}",
-            f"{max(worker.start_memory, worker.last['memory']) / 2**20:.0f}",
-        )
-        rows.append((who, f"{rate:.0f}", *ratio, f"{full:.2f}", *memory))
+    full = pairs[FULL].rates.of_medians
+    rows = [
+        ("tk", rate(pairs[SUPERVISED].ours, tokens / rounds), "1", "", f"{full:.2f}", *memory(pairs[SUPERVISED].ours))
+    ]
+    for who, pair in pairs.items():
+        ratio = pair.rates.of_medians
+        spread = (f"{ratio:.3f}", pair.rates.spread(), f"{full / ratio:.2f}")
+        rows.append((who, rate(pair.theirs, tokens / rounds), *spread, *memory(pair.theirs)))
     head = ("program", "tokens/s", "tk over it (medians)", "of rounds: least / median / greatest")
     lines += table((*head, "full logits = 1", "peak of steps, MiB", "peak of process, MiB"), rows)
-    floor = Pairs(ours, workers["bare, supervised positions"].seconds).inverse().of_medians
+    floor = pairs[SUPERVISED].rates.of_medians
     met = floor >= LIMIT
     lines += ["", f"Limit: tk over the bare loop on supervised positions ≥ {LIMIT}: {floor:.3f}, {verdict(met)}."]
     return Section(f"Throughput, {shape} rows", lines, met)
+
+
+def rate(worker: Worker, tokens: float) -> str:
+    """Tokens a second in the middle round."""
+    return f"{tokens / median(worker.seconds):.0f}"
+
+
+def memory(worker: Worker) -> tuple[str, str]:
+    """MiB: the peak of the timed steps, and of the whole process."""
+    steps = worker.last["memory"]
+    return f"{steps / 2**20:.0f}", f"{max(worker.start_memory, steps) / 2**20:.0f}"
 
 
 PLANS: Mapping[str, tuple[int, int]] = {"short": (15, 6), "prompt-heavy": (9, 2)}

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tk.capabilities import CAPABILITIES
 from tk.config.resolve import Chosen, Config
 from tk.errors import UsageError
 from tk.registry import Registry
+
+if TYPE_CHECKING:
+    from tk.contracts import Method
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,12 @@ class Plan:
     def many(self, section: str) -> Mapping[str, Chosen]:
         """The components of a section that holds several (losses, rewards, callbacks, trackers, engines)."""
         return self.config.groups.get(section, {})
+
+    def method(self) -> Method:
+        """The method with its losses."""
+        losses = {name: (chosen.weight, chosen.build()) for name, chosen in self.many("losses").items()}
+        built: Method = self.one("method").build(losses=losses)
+        return built
 
     def parts(self) -> Iterator[tuple[str, Chosen]]:
         """Every chosen component with its config path."""

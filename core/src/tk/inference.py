@@ -16,7 +16,7 @@ from typing import Any
 
 from tk.compose import Plan
 from tk.config.resolve import Chosen
-from tk.contracts import Completion, Engine, LoadedModel, Request, Reward, Scored, Template, Tuner
+from tk.contracts import LM_HEAD, Completion, Engine, LoadedModel, Request, Reward, Scored, Template, Tuner
 from tk.errors import DataError, TkError, UsageError
 from tk.rows import open_source
 from tk.sample import Message, Sample
@@ -54,10 +54,12 @@ def load(plan: Plan, run: Path | None) -> tuple[LoadedModel, Tuner | None]:
     """The model of a plan, with what `run` has trained of it."""
     settings = plan.config.model
     family = plan.family.build()
+    trained = next((role for role in plan.method().roles() if role.trainable), None) if run else None
     model: LoadedModel = family.load(
         family.resolve(settings.name, settings.revision),
         device="auto",
         dtype=settings.dtype,
+        head=trained.head if trained else LM_HEAD,
         attention=settings.attention,
         trust_remote_code=settings.trust_remote_code,
     )
@@ -80,6 +82,8 @@ def load(plan: Plan, run: Path | None) -> tuple[LoadedModel, Tuner | None]:
 def runtime(plan: Plan, run: Path | None) -> Runtime:
     """Model, template and engine of a plan."""
     model, _ = load(plan, run)
+    if model.head.kind != "lm":
+        raise UsageError(f"{run}: this run has trained a {model.head.kind} head, which generates no text.")
     template = plan.one("template").build(tokenizer=model.tokenizer, processor=model.processor)
     return Runtime(model, template, default_engine(plan).build(model=model))
 

@@ -56,6 +56,7 @@ class Sample:
     text: raw text for continued pre-training, instead of messages.
     rejected: the worse continuation of a preference pair: it stands in the place of `messages[shared:]`, the better one.
     shared: messages of the prompt that both follow.
+    passages: texts held against `text`, a query: the first answers it, the others do not.
     label: class index, class indices, score or desirability, as the method reads it.
     extras: the row's other columns, given to rewards by name.
     origin: "file:line" of the row, for errors.
@@ -66,6 +67,7 @@ class Sample:
     tools: tuple[Mapping[str, Any], ...] = ()
     rejected: tuple[Message, ...] = ()
     shared: int = 0
+    passages: tuple[str, ...] = ()
     label: Any = None
     extras: Mapping[str, Any] = field(default_factory=dict)
     origin: str = ""

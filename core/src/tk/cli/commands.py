@@ -225,6 +225,8 @@ def _print_plan(plan: TrainPlan) -> None:
 
 def _print_result(result: TrainResult) -> None:
     print(f"{result.steps} steps, {result.tokens:,} tokens in {result.seconds:.1f} s")
+    if result.dropped:
+        print(f"{result.dropped} steps were left out: a loss or gradient was not finite")
     if not (result.output / "final").is_dir():
         print(f"stopped by {result.stopped}; go on with the same command and --resume\nrun      {result.output}")
         return

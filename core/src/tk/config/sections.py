@@ -79,6 +79,12 @@ class TrainSection:
     )
     keep_last: Annotated[int, doc("Checkpoints that are kept, newest first.", ge=1)] = 2
     weights_only: Annotated[bool, doc("Checkpoints without optimizer state: smaller, and not to be resumed.")] = False
+    on_nan: Annotated[
+        Literal["stop", "skip"],
+        doc(
+            "A loss or gradient that is not finite stops the run, or the whole optimizer step is left out and counted."
+        ),
+    ] = "stop"
     log_every: Annotated[int, doc("Optimizer steps between lines of the log.", ge=1)] = 1
     resume: Annotated[bool, doc("Go on from the newest whole checkpoint in the output folder.")] = False
     start_from: Annotated[

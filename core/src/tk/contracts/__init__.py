@@ -16,7 +16,7 @@ from tk.config.sections import Sampling
 from tk.contracts.data import Batch, Dataset, Encoding, Example, Format, Layout, Limit, Row, RowSet, Template
 from tk.contracts.generation import Completion, Delta, Engine, Request, Reward, Scored
 from tk.contracts.methods import Loss, Method, Pass, Reduce, Role, Rows, Session, Source, Stat, Step, Term, Window
-from tk.contracts.models import Exporter, Hub, LoadedModel, ModelFamily, ParamGroup, Tuner
+from tk.contracts.models import LM_HEAD, Exporter, Head, Hub, LoadedModel, ModelFamily, ParamGroup, Tuner
 from tk.contracts.runs import (
     Callback,
     Checkpoint,
@@ -33,6 +33,7 @@ from tk.contracts.runs import (
 )
 
 __all__ = [
+    "LM_HEAD",
     "Batch",
     "Callback",
     "Checkpoint",
@@ -45,6 +46,7 @@ __all__ = [
     "Example",
     "Exporter",
     "Format",
+    "Head",
     "Hub",
     "Layout",
     "Limit",

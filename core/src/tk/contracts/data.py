@@ -129,6 +129,7 @@ class Batch:
     weights: what it adds to the normaliser of each term, known before any forward.
     rows: R, the number of samples. tokens: tokens that are not padding.
     filler: gives this rank as many batches as the others; it is run, and counts for nothing.
+    origins: of its rows' samples, for errors; set by the source.
     """
 
     inputs: Mapping[str, Any]
@@ -137,3 +138,4 @@ class Batch:
     rows: int
     tokens: int = 0
     filler: bool = False
+    origins: Sequence[str] = ()

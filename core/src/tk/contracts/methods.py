@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from tk.contracts.data import Batch, Example, Layout, Limit, Template
+from tk.contracts.models import LM_HEAD, Head
 from tk.sample import Sample
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ class Role:
     trainable: its parameters are updated.
     of: the role whose module it shares ("" for a module of its own). With `adapter_off`, that module untuned: its
         adapter switched off, or a frozen copy of the checkpoint where the tuner has none.
-    head: "lm" or "value" (one number a token).
+    head: what its module ends in.
     lr_scale: factor on the learning rate of its parameters.
     checkpoint: another checkpoint than the run's.
     """
@@ -94,7 +95,7 @@ class Role:
     trainable: bool = True
     of: str = ""
     adapter_off: bool = False
-    head: Literal["lm", "value"] = "lm"
+    head: Head = LM_HEAD
     lr_scale: float = 1.0
     checkpoint: str = ""
 

@@ -12,6 +12,23 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
+@dataclass(frozen=True)
+class Head:
+    """What stands on a model's backbone.
+
+    kind: "lm" (the vocabulary), "value" (one number a token), "score" (a number a label, for each sequence) or "none".
+    labels: names of a score head's numbers. problem: how they are read, in transformers' words: "regression",
+    "single_label_classification" or "multi_label_classification".
+    """
+
+    kind: Literal["lm", "value", "score", "none"] = "lm"
+    labels: tuple[str, ...] = ()
+    problem: str = ""
+
+
+LM_HEAD = Head()
+
+
 @dataclass
 class LoadedModel:
     """A model in memory with what belongs to it.
@@ -19,6 +36,7 @@ class LoadedModel:
     module: the torch module (on the meta device for plans).
     tokenizer, processor: as transformers loads them (processor None for text).
     path: the folder or id that it was loaded from; what an adapter names as its base.
+    head: what the module ends in.
     groups: module groups (language_model, vision_tower, aligner …) -> name prefixes.
     supports: capabilities of this checkpoint (packing needs every layer to receive sample boundaries).
     """
@@ -27,6 +45,7 @@ class LoadedModel:
     tokenizer: Any
     path: str
     processor: Any = None
+    head: Head = LM_HEAD
     groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     supports: frozenset[str] = frozenset()
 
@@ -45,7 +64,7 @@ class ModelFamily(Protocol):
         *,
         device: str = "cpu",
         dtype: str = "auto",
-        head: Literal["lm", "value"] = "lm",
+        head: Head = LM_HEAD,
         attention: str = "auto",
         trust_remote_code: bool = False,
     ) -> LoadedModel:

@@ -120,6 +120,7 @@ class TrainResult:
     bootstrap interval of `loss` over rows.
     samples: held-out prompts with the model's answers: prompt (messages), reference, before, after.
     stopped: why the run ended early; a signal's name where it is not finished and can be resumed.
+    dropped: optimizer steps that were left out, because a loss or gradient was not finite.
     """
 
     output: Path
@@ -133,6 +134,7 @@ class TrainResult:
     peak_memory: int
     stopped: str = ""
     samples: Sequence[Mapping[str, Any]] = ()
+    dropped: int = 0
 
 
 @runtime_checkable

@@ -21,8 +21,8 @@ TRAIN = [
     for s in range(1, 41)
 ]
 EVALS = [
-    {"kind": "eval", "step": 0, "set": "eval", "loss": 3.0, "low": 2.8, "high": 3.2, "rows": 120},
-    {"kind": "eval", "step": 40, "set": "eval", "loss": 1.2, "low": 1.1, "high": 1.3, "rows": 120},
+    {"kind": "eval", "step": 0, "set": "eval", "loss": 3.0, "loss_low": 2.8, "loss_high": 3.2, "rows": 120},
+    {"kind": "eval", "step": 40, "set": "eval", "loss": 1.2, "loss_low": 1.1, "loss_high": 1.3, "rows": 120},
 ]
 INFO = {
     "config": {"model": {"name": "hub/tiny-chat"}, "method": {"name": "sft"}, "tuner": {"name": "lora", "rank": 8}},

@@ -35,6 +35,10 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt2": ("GPT2Config", {"vocab_size": 96, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}),
     "gemma2": ("Gemma2Config", {**SIZES, "head_dim": 8, "sliding_window": 4, "final_logit_softcapping": 0.5}),
     "gemma3": ("Gemma3TextConfig", {**SIZES, "head_dim": 8, "sliding_window": 4}),
+    "mistral": ("MistralConfig", {**SIZES, "head_dim": 8, "sliding_window": 4}),
+    "phi3": ("Phi3Config", SIZES),
+    "gpt-oss": ("GptOssConfig", {**SIZES, **EXPERTS, "head_dim": 8, "sliding_window": 4, "num_local_experts": 4}),
+    "cohere2": ("Cohere2Config", {**SIZES, "head_dim": 8, "sliding_window": 4}),
     "granite": ("GraniteConfig", {**SIZES, "logits_scaling": 8.0}),
     "cohere": ("CohereConfig", {**SIZES, "logit_scale": 0.0625}),
     "falcon-h1": (

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tk.contracts import Example, Layout, LoadedModel, Pass, Role, Stat
+from tk.contracts import Example, Head, Layout, LoadedModel, Pass, Role, Stat
 from tk.errors import TkError
 from tk_tensor.collate import collate_tokens
 from tk_tensor.scored import ScoredModel, build_scored
@@ -151,7 +151,7 @@ def test_many_chunks_give_the_gradients_of_one(tiny: Make, trained: bool) -> Non
 
 def test_a_critic_gives_a_value_at_each_selected_position(tiny: Make) -> None:
     critic = tiny("llama", "AutoModelForTokenClassification", num_labels=1).eval()
-    roles = (Role("policy"), Role("critic", head="value"))
+    roles = (Role("policy"), Role("critic", head=Head("value")))
     model = scored({"policy": tiny("llama"), "critic": critic}, *roles)
     inputs, fields = padded(EIGHT)
     out = model(inputs, fields, [Pass(LOGPS), Pass((Stat("value"),), "critic")])
@@ -220,7 +220,7 @@ def test_gradient_checkpointing_changes_nothing(tiny: Make) -> None:
 
 def test_what_a_role_lacks_is_said(tiny: Make) -> None:
     with pytest.raises(TkError, match="value head"):
-        scored({"critic": tiny("llama")}, Role("critic", head="value"))
+        scored({"critic": tiny("llama")}, Role("critic", head=Head("value")))
     with pytest.raises(TkError, match="was not loaded"):
         scored({"policy": tiny("llama")}, Role("policy"), Role("teacher", of="elsewhere"))
     inputs, fields = padded(EIGHT)
@@ -231,7 +231,7 @@ def test_what_a_role_lacks_is_said(tiny: Make) -> None:
     with pytest.raises(ValueError, match="temperatures"):
         scored({"policy": tiny("llama")})(inputs, fields, [Pass((*LOGPS, Stat("logps", 2.0)))])
     many = scored(
-        {"critic": tiny("llama", "AutoModelForTokenClassification", num_labels=3)}, Role("critic", head="value")
+        {"critic": tiny("llama", "AutoModelForTokenClassification", num_labels=3)}, Role("critic", head=Head("value"))
     )
     with pytest.raises(TkError, match="3 numbers a token"):
         many(inputs, fields, [Pass((Stat("value"),), "critic")])

@@ -82,3 +82,17 @@ def test_unknown_languages_and_topics_suggest_the_nearest(rows):
         rows(language="engish")
     with pytest.raises(UsageError, match="no topic 'sciense'. Did you mean 'science'?"):
         rows(topics=["sciense"])
+
+
+def test_pairs_hold_an_answer_against_that_of_another_question(rows):
+    data = rows(pairs=True)
+    plain = rows()
+    assert len(data) == len(plain)
+    for i in range(len(data)):
+        row = data[i].data
+        assert row["chosen"] != row["rejected"]
+        assert [*row["prompt"], {"role": "assistant", "content": row["chosen"]}] == plain[i].data["messages"][
+            : len(row["prompt"]) + 1
+        ]
+    assert data.fingerprint != plain.fingerprint
+    assert data[7] == rows(pairs=True)[7]

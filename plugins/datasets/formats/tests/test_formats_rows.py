@@ -325,3 +325,83 @@ def test_any_row_is_read_or_refused_with_a_reason(name, row):
         refused = ""
         assert sample.messages or sample.text
     assert refused or sample
+
+
+# --- preference pairs ------------------------------------------------------------------------------------------------
+
+WORSE = {"role": "assistant", "content": "Go away"}
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "Hi", "chosen": "Hello", "rejected": "Go away"},
+        {"prompt": [USER], "chosen": [ANSWER], "rejected": [WORSE]},
+        {"prompt": [USER], "chosen": ANSWER, "rejected": WORSE},
+        {"chosen": [USER, ANSWER], "rejected": [USER, WORSE]},
+        {"messages": [USER], "chosen": "Hello", "rejected": WORSE},
+        {"messages": [USER, ANSWER], "rejected_response": "Go away"},
+        {"messages": [USER, ANSWER], "rejected_messages": [USER, WORSE]},
+        {
+            "conversations": [{"from": "human", "value": "Hi"}],
+            "chosen": {"from": "gpt", "value": "Hello"},
+            "rejected": {"from": "gpt", "value": "Go away"},
+        },
+    ],
+)
+def test_pairs_mean_the_same_in_every_form(row):
+    specs = [REGISTRY.get("formats", name).spec for name in REGISTRY.names("formats")]
+    sizes = {spec.name: spec.recognises(row) for spec in specs}
+    assert max(sizes, key=sizes.get) == "preference"
+    assert list(sizes.values()).count(max(sizes.values())) == 1
+    sample = read("preference", {**row, "id": 3})
+    assert sample.messages == (Message("user", "Hi"), Message("assistant", "Hello"))
+    assert (sample.shared, sample.rejected) == (1, (Message("assistant", "Go away"),))
+    assert sample.extras == {"id": 3}
+
+
+def test_a_pair_keeps_its_system_prompt_and_earlier_turns():
+    again = {"role": "user", "content": "Again"}
+    row = {"system": "Be kind", "prompt": [USER, ANSWER, again], "chosen": "Hello", "rejected": "No"}
+    sample = read("preference", row)
+    assert [m.role for m in sample.messages] == ["system", "user", "assistant", "user", "assistant"]
+    assert sample.shared == 4
+
+
+@pytest.mark.parametrize(
+    ("row", "what"),
+    [
+        ({"prompt": "Hi", "chosen": "Hello"}, "no column 'rejected'"),
+        ({"prompt": "Hi", "chosen": "", "rejected": "x"}, "chosen is empty"),
+        ({"prompt": "Hi", "chosen": 3, "rejected": "x"}, "chosen must be text, a message or a list of messages"),
+        ({"prompt": "Hi", "chosen": [USER], "rejected": "x"}, "chosen has no assistant message"),
+        ({"chosen": [ANSWER], "rejected": [WORSE]}, "begin differently"),
+        ({"messages": [USER], "rejected_response": "x"}, "chosen has no assistant message"),
+    ],
+)
+def test_what_is_wrong_with_a_pair(row, what):
+    assert what in reason("preference", row)
+
+
+# --- queries and passages --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("row", "passages"),
+    [
+        ({"anchor": "a", "positive": "b"}, ("b",)),
+        ({"anchor": "a", "positive": "b", "negative": "c"}, ("b", "c")),
+        ({"query": "a", "positive": "b", "negatives": ["c", "d"]}, ("b", "c", "d")),
+        ({"query": "a", "passage": "b"}, ("b",)),
+    ],
+)
+def test_a_query_and_its_passages(row, passages):
+    assert REGISTRY.get("formats", "passages").spec.recognises(row) == 2
+    sample = read("passages", {**row, "topic": "t"})
+    assert (sample.text, sample.passages, sample.extras) == ("a", passages, {"topic": "t"})
+
+
+def test_what_is_wrong_with_passages():
+    assert "no column 'positive'" in reason("passages", {"anchor": "a"})
+    assert reason("passages", {"anchor": "a", "positive": "b", "negatives": ["c", 3]}).startswith("negatives[1]")
+    assert reason("passages", {"anchor": " ", "positive": "b"}) == "anchor is empty"

@@ -14,9 +14,9 @@ from tk.contracts import Encoding, Example, Limit, Stat
 from tk.errors import DataError, UsageError
 from tk.sample import Message, Sample
 from tk_lm_losses.losses import CausalLm, Dft
-from tk_sft.cut import cut
 from tk_sft.method import Pretraining, Sft
 from tk_sft.options import SftOptions
+from tk_tensor.cut import cut
 
 NO_LIMIT = Limit()
 

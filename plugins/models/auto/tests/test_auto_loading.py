@@ -10,6 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from tk.contracts import Head
 from tk.errors import TkError, UsageError
 from tk_auto.family import AutoFamily
 from tk_conformance.tiny import tiny_checkpoint
@@ -64,7 +65,7 @@ def test_value_heads_are_initialised_alike_whatever_the_seed_and_leave_the_seed_
     for seed in (1, 2):
         torch.manual_seed(seed)
         before = torch.get_rng_state()
-        module = family.load(str(folder), head="value").module
+        module = family.load(str(folder), head=Head("value")).module
         assert torch.equal(torch.get_rng_state(), before)
         heads.append(module.state_dict())
         assert module(input_ids=torch.tensor([[5, 6, 7]])).logits.shape == (1, 3, 1)
@@ -171,5 +172,5 @@ def test_an_unreachable_hub_is_one_immediate_error() -> None:
 def test_loading_prints_nothing(family: AutoFamily, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     folder = tiny_checkpoint(tmp_path / "m", vocab=300)
     family.load(str(folder))
-    family.load(str(folder), head="value")
+    family.load(str(folder), head=Head("value"))
     assert capfd.readouterr() == ("", "")

@@ -7,6 +7,7 @@ import torch
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from tk.contracts import Head
 from tk.errors import TkError
 from tk.files import staged
 from tk_auto.family import AutoFamily
@@ -67,10 +68,10 @@ def test_a_module_on_meta_is_written_from_weights_alone_or_refused(tmp_path: Pat
 def test_value_models_come_back_as_they_were(tmp_path: Path) -> None:
     base = tiny_checkpoint(tmp_path / "base", vocab=300)
     family = AutoFamily()
-    model = family.load(str(base), head="value")
+    model = family.load(str(base), head=Head("value"))
     torch.nn.init.normal_(model.module.score.weight)
     family.save(model, tmp_path / "out")
-    again = family.load(str(tmp_path / "out"), head="value")
+    again = family.load(str(tmp_path / "out"), head=Head("value"))
     assert torch.equal(again.module.score.weight, model.module.score.weight)
 
 

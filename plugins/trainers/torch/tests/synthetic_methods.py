@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from tk import CallbackSpec, MethodSpec, doc, hookimpl
 from tk.callbacks import Base
-from tk.contracts import Batch, Encoding, Example, Layout, Pass, Role, Stat, Step, Term
+from tk.contracts import Batch, Encoding, Example, Head, Layout, Pass, Role, Stat, Step, Term
 from tk_tensor.collate import collate_tokens
 
 
@@ -150,7 +150,7 @@ class ActorCritic(Synthetic):
     terms = ("actor", "critic")
 
     def roles(self) -> Sequence[Role]:
-        return (Role("policy"), Role("critic", head="value", lr_scale=2.0, checkpoint=self.options.critic))
+        return (Role("policy"), Role("critic", head=Head("value"), lr_scale=2.0, checkpoint=self.options.critic))
 
     def weights(self, encoding: Encoding) -> dict[str, float]:
         return {"actor": float(sum(encoding.weights)), "critic": 1.0}

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tk.contracts import Batch, Example, Layout, Step, Term
 from tk_tensor.collate import collate_tokens, reduce_for
-from tk_torch.evaluate import split, summary
+from tk_torch.evaluate import Record, split, summary
 
 
 class Tokens:
@@ -63,12 +63,16 @@ def test_the_sums_of_examples_are_those_of_the_batch_or_it_is_not_split(lengths:
 
 
 def test_a_mean_is_weighted_and_terms_have_their_own_normalisers() -> None:
-    records = [{"a": (2.0, 1.0), "b": (1.0, 4.0)}, {"a": (6.0, 3.0), "b": (3.0, 4.0)}]
+    records = [
+        Record([0], {"a": (2.0, 1.0), "b": (1.0, 4.0)}, {"accuracy": (1.0, 1.0)}),
+        Record([1], {"a": (6.0, 3.0), "b": (3.0, 4.0)}, {"accuracy": (0.0, 1.0)}),
+    ]
     found = summary(records, {"a": 1.0, "b": 0.5}, resamples=10, seed=0)
     assert found["a"] == pytest.approx(8 / 4)
     assert found["b"] == pytest.approx(4 / 8)
     assert found["loss"] == pytest.approx(2 + 0.25)
     assert found["rows"] == 2
+    assert found["accuracy_low"] <= found["accuracy"] == 0.5 <= found["accuracy_high"]
 
 
 def test_a_bootstrap_interval_covers_the_mean_as_often_as_it_says() -> None:
@@ -76,13 +80,13 @@ def test_a_bootstrap_interval_covers_the_mean_as_often_as_it_says() -> None:
     covered = 0
     for trial in range(200):
         weights = made.integers(1, 5, 60)
-        records = [{"a": (float(made.normal(3.0) * w), float(w))} for w in weights]
+        records = [Record([0], {"a": (float(made.normal(3.0) * w), float(w))}, {}) for w in weights]
         found = summary(records, {"a": 1.0}, resamples=200, seed=trial)
-        covered += found["low"] <= 3.0 <= found["high"]
+        covered += found["loss_low"] <= 3.0 <= found["loss_high"]
     assert 0.88 <= covered / 200 <= 0.99
 
 
 def test_an_interval_is_the_same_again() -> None:
-    records = [{"a": (float(i), 1.0)} for i in range(9)]
+    records = [Record([i], {"a": (float(i), 1.0)}, {}) for i in range(9)]
     assert summary(records, {"a": 1.0}, 50, seed=1) == summary(records, {"a": 1.0}, 50, seed=1)
     assert summary([], {}, 50, seed=1) == {"rows": 0}

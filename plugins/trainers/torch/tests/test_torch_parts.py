@@ -34,7 +34,7 @@ def test_reported_figures_are_totals_over_all_ranks() -> None:
         sums = Sums()
         for value in (1.0, 2.0):
             metrics = {"accuracy": (torch.tensor(value), 2.0)}
-            sums.add(Step({"a": Term(torch.tensor(value + rank)), "b": Term(torch.tensor(1.0), 2.0)}, metrics))
+            sums.add(Step({"a": Term(torch.tensor(value + rank)), "b": Term(torch.tensor(1.0), 2.0)}, metrics), ())
         told.append(sums.plain())
     found = figures(told, {"a": 16.0, "b": 4.0})
     assert found == pytest.approx({"loss": 0.5 + 2.0, "a": 0.5, "b": 1.0, "accuracy": 6 / 8})

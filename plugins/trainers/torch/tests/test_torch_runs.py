@@ -269,7 +269,7 @@ def test_a_run_says_what_it_was(inputs: Path, tmp_path: Path) -> None:
     assert run["data"][0]["rows"] == run["plan"]["rows"] == 18
     assert {"train"} == set(run["seeds"])
     assert any(p["distribution"] == "tk-plugin-torch" for p in run["plugins"])
-    assert set(run["evals"]["last"]["held_out"]) >= {"loss", "low", "high", "rows"}
+    assert set(run["evals"]["last"]["held_out"]) >= {"loss", "loss_low", "loss_high", "rows"}
     assert run["evals"]["last"]["held_out"]["rows"] == 6
     assert [set(s) for s in run["samples"]] == [{"prompt", "reference", "before", "after"}] * 2
     assert run["result"]["tokens"] == result.tokens > 0
@@ -329,14 +329,20 @@ def test_gradients_that_are_never_finite_end_the_run(inputs: Path, tmp_path: Pat
         inputs,
         tmp_path / "run",
         optim={"name": "sgd", "lr": 1e30},
-        train={"steps": 40},
+        train={"steps": 40, "on_nan": "skip"},
         trainer={"name": "torch", "max_skipped": 3},
         tuner="full",
     )
-    with pytest.raises(TkError, match="not finite"):
+    with pytest.raises(TkError, match="3 steps in a row were not finite"):
         tk.train(config)
     lines = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
     assert lines[-1]["grad_norm"] is None
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_its_rows(inputs: Path, tmp_path: Path) -> None:
+    config = _config(inputs, tmp_path / "run", optim={"name": "sgd", "lr": 1e30}, train={"steps": 40}, tuner="full")
+    with pytest.raises(TkError, match=r"^step \d: the loss is not finite\. Rows: .*rows\.jsonl:\d+, .*lower optim\.lr"):
+        tk.train(config)
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])

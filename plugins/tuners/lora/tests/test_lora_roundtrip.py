@@ -10,7 +10,7 @@ from peft import PeftConfig, PeftModel
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM
 
-from tk.contracts import LoadedModel
+from tk.contracts import Head, LoadedModel
 from tk_auto.family import AutoFamily
 from tk_conformance.tiny import tiny_checkpoint
 from tk_lora.options import LoraOptions
@@ -116,13 +116,13 @@ def test_an_adapter_loaded_and_saved_again_is_the_same(variant: str, tmp_path: P
 def test_the_value_head_is_trained_and_saved_with_the_adapter(tmp_path: Path) -> None:
     base = tiny_checkpoint(tmp_path / "base", vocab=300)
     tuner = LoraTuner(LoraOptions(rank=2))
-    model = AutoFamily().load(str(base), head="value")
+    model = AutoFamily().load(str(base), head=Head("value"))
     tuner.attach(model)
     assert any("score.modules_to_save" in n for n, p in model.module.named_parameters() if p.requires_grad)
     weights = {n: torch.randn_like(p) for n, p in model.module.named_parameters() if p.requires_grad}
     tuner.save(model, tmp_path / "adapter", weights)
     tuner.load(model, tmp_path / "adapter")
-    plain = PeftModel.from_pretrained(AutoFamily().load(str(base), head="value").module, tmp_path / "adapter")
+    plain = PeftModel.from_pretrained(AutoFamily().load(str(base), head=Head("value")).module, tmp_path / "adapter")
     torch.testing.assert_close(logits(plain), logits(model.module), rtol=0, atol=1e-5)
 
 

@@ -10,7 +10,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tk.contracts import LoadedModel, ModelFamily, Tuner
+from tk.contracts import Head, LoadedModel, ModelFamily, Tuner
 from tk.errors import TkError
 from tk.testing.need import need
 
@@ -45,8 +45,8 @@ def check_model(family: ModelFamily, checkpoint: Path, folder: Path) -> None:
     planned = family.load(path, device="meta")
     need(all(p.is_meta for p in planned.module.parameters()), 'load(device="meta") made tensors that are not on meta')
     need(_shapes(planned.module) == _shapes(model.module), "the meta module has other parameters than the loaded one")
-    value = logits_of(family.load(path, head="value").module)
-    need(value.shape == (2, 9, 1), f'head="value" gave {tuple(value.shape)} and not one number a token')
+    value = logits_of(family.load(path, head=Head("value")).module)
+    need(value.shape == (2, 9, 1), f"a value head gave {tuple(value.shape)} and not one number a token")
 
     family.save(model, folder / "saved")
     _need_equal_keys(folder / "saved", checkpoint)

@@ -143,7 +143,8 @@ class Loader:
         return Window([batch for batch in batches if batch], cursor, passed)
 
     def _batch(self, rows: Sequence[Sequence[int]]) -> Batch:
-        return self.collate([[self.examples[i] for i in row] for row in rows], self.layout)
+        batch = self.collate([[self.examples[i] for i in row] for row in rows], self.layout)
+        return replace(batch, origins=tuple(self.examples.origin(i) for row in rows for i in row))
 
 
 def filler(batch: Batch) -> Batch:

@@ -105,6 +105,10 @@ def _by_set(value: Any) -> dict[str, Record]:
     return {str(value.get("set", "eval")): value}
 
 
+NO_FIGURES = ("rows", "set", "step", "kind", "seconds")
+"""What stands in an evaluation's record beside its figures."""
+
+
 def _result(run: Run) -> str:
     evals = run.part("evals")
     first, last = _by_set(evals.get("first")), _by_set(evals.get("last"))
@@ -115,14 +119,14 @@ def _result(run: Run) -> str:
     rows = []
     for name in names:
         before, after = first.get(name, {}), last.get(name, {})
-        skip = ("low", "high", "rows", "set", "step", "kind", "seconds")
-        for key in (key for key in dict.fromkeys([*before, *after]) if key not in skip):
+        keys = dict.fromkeys([*before, *after])
+        for key in (key for key in keys if key not in NO_FIGURES and not key.endswith(("_low", "_high"))):
             rows.append(
                 (
                     esc(name),
                     esc(key),
-                    figure(before.get(key)) + (_interval(before) if key == "loss" else ""),
-                    figure(after.get(key)) + (_interval(after) if key == "loss" else ""),
+                    figure(before.get(key)) + _interval(before, key),
+                    figure(after.get(key)) + _interval(after, key),
                     _change(before.get(key), after.get(key)),
                     count(after.get("rows", before.get("rows"))),
                 )
@@ -132,7 +136,7 @@ def _result(run: Run) -> str:
 
 
 def _lead(before: Record, after: Record) -> str:
-    was, now, low = number(before.get("loss")), number(after.get("loss")), number(before.get("low"))
+    was, now, low = number(before.get("loss")), number(after.get("loss")), number(before.get("loss_low"))
     if now is None:
         return ""
     if was is None:
@@ -146,8 +150,8 @@ def _lead(before: Record, after: Record) -> str:
     return f'<p class="lead"><b>{numbers}</b><span class="soft">held-out loss</span>{verdict}</p>'
 
 
-def _interval(record: Record) -> str:
-    low, high = number(record.get("low")), number(record.get("high"))
+def _interval(record: Record, key: str) -> str:
+    low, high = number(record.get(f"{key}_low")), number(record.get(f"{key}_high"))
     if low is None or high is None:
         return ""
     return f' <span class="soft">({low:.3f} – {high:.3f})</span>'
@@ -188,7 +192,7 @@ def _drawn(record: Record) -> bool:
 
 
 def _bar(record: Record) -> tuple[float, float] | None:
-    low, high = number(record.get("low")), number(record.get("high"))
+    low, high = number(record.get("loss_low")), number(record.get("loss_high"))
     return None if low is None or high is None else (low, high)
 
 

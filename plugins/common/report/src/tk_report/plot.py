@@ -30,7 +30,7 @@ def loss_png(run: Run) -> bytes:
         if points:
             top.plot(*zip(*points, strict=True), "o-", color=colour, linewidth=1.5, markersize=5, label=name)
         for record in records:
-            step, low, high = (number(record.get(key)) for key in ("step", "low", "high"))
+            step, low, high = (number(record.get(key)) for key in ("step", "loss_low", "loss_high"))
             if step is not None and low is not None and high is not None:
                 top.vlines(step, low, high, color=colour, alpha=0.5, linewidth=2)
     top.set_ylabel("loss")

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from tk.contracts import Example, Layout
-from tk_tensor.collate import Tensors, collate_tokens, selected
+from tk_tensor.collate import Tensors, collate_tokens, last_read, selected
 
 SHARED_FROM = 1.0
 """A batch is laid out with shared trunks where they hold this many times the tokens of the branches."""
@@ -97,7 +97,7 @@ def lay_out(rows: Sequence[Sequence[Tree]], layout: Layout) -> tuple[Tensors, Te
                 samples.append(np.full(len(kept), len(lengths)))
                 at += len(tokens)
                 lengths.append(trunk + len(tokens))
-                ends.append(b * width + at - 1)
+                ends.append(b * width + at - len(tokens) + last_read(tokens, layout.pad_id))
     inputs = {
         "input_ids": torch.from_numpy(ids),
         "position_ids": torch.from_numpy(positions),

@@ -26,7 +26,7 @@ def collate_tokens(rows: Sequence[Sequence[Example]], layout: Layout) -> tuple[T
 
     fields: `select`, `targets`, `token_weights`, `rows` [N] (see tk.contracts.Batch; N ≥ 1, with a weight of 0 where
     nothing is trained); `segments` [B·T], the sample of each token (-1: padding); `lengths` and `ends` [R], tokens of
-    each sample and the flat position of its last one.
+    each sample and the flat position of its last one (that is not the padding token).
     """
     if not rows or not all(rows):
         raise ValueError("a batch has at least one row, and a row at least one example")
@@ -51,7 +51,7 @@ def collate_tokens(rows: Sequence[Sequence[Example]], layout: Layout) -> tuple[T
             positions[b, span] = np.arange(example.length)
             segments[b, span] = len(lengths)
             lengths.append(example.length)
-            ends.append(b * width + at - 1)
+            ends.append(b * width + span.start + last_read(example.values["ids"], layout.pad_id))
         if layout.packing:
             positions[b, at:] = np.arange(width - at)
     inputs = {"input_ids": torch.from_numpy(ids), "position_ids": torch.from_numpy(positions)}
@@ -81,6 +81,13 @@ def selected(
         "token_weights": torch.from_numpy(weights),
         "rows": torch.from_numpy(samples),
     }
+
+
+def last_read(ids: np.ndarray, pad_id: int) -> int:
+    """Index of the token whose state scores a sequence: the last that is no padding, as transformers' classifiers take
+    it; sequences may end with the end token that also pads."""
+    kept = np.flatnonzero(np.asarray(ids) != pad_id)
+    return int(kept[-1]) if len(kept) else len(ids) - 1
 
 
 def reduce_for(batch: Batch) -> Reduce:

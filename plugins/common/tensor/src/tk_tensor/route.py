@@ -27,7 +27,8 @@ class Route:
 
     decoder: what gives hidden states ("" : the module itself); None: only the whole module's logits can be trusted.
     head: the vocabulary projection, None without one; `scale` and `cap` of its logits.
-    labels: the linear layer of a value or classification head.
+    labels: the layer of a value or classification head. whole_scores: it is more than a linear layer on the last token
+        of a sequence (encoders), so that scores are those of the whole model.
     keep: where the whole module is run, it takes an index tensor of the positions whose logits it computes.
     ignored: inputs that the model has no use for.
     masks: the form of masks that it takes for rows whose samples share a beginning; None where it cannot.
@@ -37,6 +38,7 @@ class Route:
     decoder: str | None = None
     head: str | None = None
     labels: str | None = None
+    whole_scores: bool = False
     scale: float = 1.0
     cap: float | None = None
     keep: bool = False
@@ -82,6 +84,13 @@ class Route:
             states = states[:, -inputs["input_ids"].shape[1] :]
         return states.reshape(-1, states.shape[-1])
 
+    def scores(self, module: nn.Module, inputs: Mapping[str, Any]) -> Tensor:
+        """[B, labels] of the whole model, for rows that hold one sample each."""
+        if "branches" in inputs or inputs.get("attention_mask") is None:
+            raise TkError(f"{type(module).__name__} scores whole rows: turn off packing")
+        logits: Tensor = module(**self.arguments(module, inputs)).logits
+        return logits
+
     def logits(self, module: nn.Module, inputs: Mapping[str, Any], select: Tensor) -> Tensor:
         """[N, V] logits of the whole model at flat positions `select`, computed for as few others as it allows."""
         arguments, width = self.arguments(module, inputs), inputs["input_ids"].shape[1]
@@ -122,7 +131,7 @@ def route_of(module: nn.Module) -> Route:
     if outside:
         return _whole(module, replace(route, decoder=None))
     if head is None:
-        return route
+        return replace(route, whole_scores=labels is not None and _scores_whole(module, route))
     candidates = [replace(route, scale=s, cap=c) for s in _scales(inner) for c in _caps(inner)]
     return (
         candidates[0]
@@ -159,6 +168,33 @@ def _scales(inner: nn.Module) -> list[float]:
 
 def _caps(inner: nn.Module) -> list[float | None]:
     return list(dict.fromkeys([*_fields(inner, CAPS), None]))
+
+
+@torch.no_grad()
+def _scores_whole(module: nn.Module, route: Route) -> bool:
+    """Whether a sequence classifier computes its scores otherwise than by the linear layer on the last token."""
+    if not type(module.get_base_model() if hasattr(module, "get_base_model") else module).__name__.endswith(
+        "ForSequenceClassification"
+    ):
+        return False
+    if on_meta(module):
+        return not _causal(module)
+    ids = probe_ids(module, (2, 7))
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    with at_rest(module):
+        whole = route.scores(module, inputs)
+        last = route.hidden(module, inputs).reshape(*ids.shape, -1)[:, -1]
+        try:
+            found = route.label_head(module)(last)
+        except RuntimeError:  # a head of other sizes than the hidden states'
+            return True
+    return distance(found, whole) > tolerance(module)
+
+
+def _causal(module: nn.Module) -> bool:
+    """Whether the classifier is one of a language model: by its layer's name, on meta."""
+    inner: Any = module.get_base_model() if hasattr(module, "get_base_model") else module
+    return hasattr(inner, "score")
 
 
 @torch.no_grad()

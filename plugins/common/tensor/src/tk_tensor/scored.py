@@ -83,9 +83,12 @@ class ScoredModel(nn.Module):
             raise ValueError(
                 "a pass asks for one statistic at two temperatures: give each a pass with an id of its own"
             )
+        found: dict[str, Tensor] = {}
+        if route.whole_scores and any(w.name == "score" for w in wants):
+            found["score"] = wide(route.scores(module, inputs))
+            wants = [w for w in wants if w.name != "score"]
         vocabulary = [w for w in wants if w.name in STATISTICS]
         others = [w for w in wants if w.name not in STATISTICS]
-        found: dict[str, Tensor] = {}
         hidden = route.hidden(module, inputs) if others or route.decoder is not None else None
         for want in others:
             found[want.name] = HIDDEN[want.name](route, module, hidden, fields)
@@ -144,7 +147,9 @@ def build_scored(
             raise TkError(f"role {role.name!r} needs the model of role {key!r}, which was not loaded")
         if key not in routes:
             routes[key] = route_of(models[key].module)
-        if role.head == "value" and routes[key].labels is None:
-            raise TkError(f"role {role.name!r} needs a value head, and {type(models[key].module).__name__} has none")
+        if role.head.kind in ("value", "score") and routes[key].labels is None:
+            raise TkError(
+                f"role {role.name!r} needs a {role.head.kind} head, and {type(models[key].module).__name__} has none"
+            )
         seats[role.name] = Seat(key, routes[key], tuner.adapter_off if role.adapter_off else None)
     return ScoredModel({key: models[key].module for key in routes}, seats, chunk)

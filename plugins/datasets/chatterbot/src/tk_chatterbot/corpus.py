@@ -29,7 +29,8 @@ class Chatterbot:
         """All rows. Raises UsageError for a language or topic that the corpus has not."""
         folder = _chosen(files("chatterbot_corpus") / "data", [self.options.language], "language")[0]
         topics = _chosen(folder, self.options.topics, "topic")
-        return _Conversations([row for topic in topics for row in self._rows(topic)])
+        found = _Conversations([row for topic in topics for row in self._rows(topic)])
+        return _Pairs(found) if self.options.pairs else found
 
     def _rows(self, topic: Traversable) -> Iterator[Row]:
         name = topic.name.removesuffix(".yml")
@@ -57,6 +58,33 @@ class _Conversations:
 
     def __getitem__(self, index: int) -> Row:
         return self.rows[index]
+
+
+class _Pairs:
+    """Conversations up to their last answer, with that of another conversation as the worse one."""
+
+    def __init__(self, conversations: _Conversations) -> None:
+        self.rows = tuple(row for row in conversations.rows if len(row.data["messages"]) > 1)
+        self.fingerprint = hashlib.sha256(f"{conversations.fingerprint} pairs".encode()).hexdigest()
+        self.notes = conversations.notes
+        self._answers = [_answered(row)[-1]["content"] for row in self.rows]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Row:
+        row = self.rows[index]
+        *prompt, answer = _answered(row)
+        others = (self._answers[(index + step) % len(self)] for step in range(len(self) // 2, 2 * len(self)))
+        other = next(text for text in others if text != answer["content"])
+        data = {"prompt": prompt, "chosen": answer["content"], "rejected": other, "topic": row.data["topic"]}
+        return Row(data, row.origin)
+
+
+def _answered(row: Row) -> list[dict[str, str]]:
+    """The messages up to the assistant's last one."""
+    messages: list[dict[str, str]] = row.data["messages"]
+    return messages if messages[-1]["role"] == "assistant" else messages[:-1]
 
 
 def _messages(turns: Sequence[str]) -> list[dict[str, str]]:

@@ -20,3 +20,6 @@ class ChatterbotOptions:
         list[str],
         doc("Topics whose lists are a question followed by several answers to it, where others are dialogues."),
     ] = field(default_factory=lambda: ["computers", "emotion", "psychology"])
+    pairs: Annotated[
+        bool, doc("Preference pairs: the answer, and as the worse one the answer to another question of the corpus.")
+    ] = False

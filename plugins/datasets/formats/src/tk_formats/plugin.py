@@ -48,6 +48,12 @@ def tk_formats() -> Iterator[FormatSpec]:
         summary="A prompt with a better and a worse answer: prompt, chosen, rejected, and the forms of other tools.",
     )
     yield FormatSpec(
+        name="passages",
+        target="tk_formats.passages:Passages",
+        columns=tuple((query, positive) for query in ("anchor", "query") for positive in ("positive", "passage")),
+        summary="A query with a passage that answers it, and negatives: anchor, positive, negative (or negatives).",
+    )
+    yield FormatSpec(
         name="text",
         target="tk_formats.columns:Text",
         columns=(("text",),),

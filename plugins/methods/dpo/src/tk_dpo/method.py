@@ -3,40 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 from torch import Tensor
 
-from tk.contracts import (
-    Batch,
-    Example,
-    Layout,
-    Limit,
-    Loss,
-    Pass,
-    Reduce,
-    Role,
-    Rows,
-    Session,
-    Source,
-    Step,
-    Template,
-)
+from tk.contracts import Batch, Example, Layout, Limit, Loss, Reduce, Role, Rows, Step, Template
 from tk.sample import Sample
 from tk_dpo.options import DpoOptions
-from tk_dpo.pairs import encoded, tree_of
 from tk_tensor.branches import collate_trees
-from tk_tensor.objective import Objective
+from tk_tensor.offline import Offline
 from tk_tensor.pairs import paired
+from tk_tensor.preferences import encoded_pairs, tree_of
 
 
-class Dpo:
+class Dpo(Offline):
     """Losses on pairs, and on the tokens of the chosen answers."""
 
     def __init__(self, options: DpoOptions, losses: Mapping[str, tuple[float, Loss]]) -> None:
+        super().__init__(losses, ("pair", "token"))
         self.options = options
-        self.objective = Objective(dict(losses), ("pair", "token"))
-        self.scope: Literal["row", "window"] = self.objective.scope
 
     def roles(self) -> Sequence[Role]:
         policy = Role("policy")
@@ -46,24 +30,16 @@ class Dpo:
             return (policy, Role("reference", trainable=False, checkpoint=self.options.reference))
         return (policy, Role("reference", trainable=False, of="policy", adapter_off=True))
 
-    def source(self, data: Source, session: Session) -> Source:
-        return data
-
     def encode(self, samples: Sequence[Sample], template: Template, limit: Limit) -> list[Sequence[Example]]:
         return [
             [Example(length, values, self.objective.weights({"pair": 1.0, "token": tokens}), sample.origin)]
             if values
             else []
-            for sample, (length, values, tokens) in zip(samples, encoded(samples, template, limit), strict=True)
+            for sample, (length, values, tokens) in zip(samples, encoded_pairs(samples, template, limit), strict=True)
         ]
 
     def collate(self, rows: Sequence[Sequence[Example]], layout: Layout) -> Batch:
-        inputs, fields, samples, tokens = collate_trees([[tree_of(e.values) for e in row] for row in rows], layout)
-        weights = {name: sum(e.weights[name] for row in rows for e in row) for name in self.objective.losses}
-        return Batch(inputs, fields, weights, samples, tokens)
-
-    def passes(self, batch: Batch) -> Sequence[Pass]:
-        return self.objective.passes()
+        return self.batch(rows, collate_trees([[tree_of(e.values) for e in row] for row in rows], layout))
 
     def loss(self, outputs: Mapping[str, Rows], batch: Batch, reduce: Reduce) -> Step:
         chosen_only = {**batch.fields, "token_weights": batch.fields["token_weights"] * (batch.fields["rows"] % 2 == 0)}
@@ -71,7 +47,8 @@ class Dpo:
         return Step(terms, self._metrics(self.objective.stats(outputs), batch, reduce))
 
     def _metrics(self, stats: Rows, batch: Batch, reduce: Reduce) -> dict[str, tuple[Tensor, float]]:
-        """How often the chosen answer gained more on the reference than the rejected one, by how much, and log-probs."""
+        """How often the chosen answer gained more on the reference than the rejected one (as much: half), by how much in
+        nats, and log-probs."""
         weights = batch.fields["token_weights"]
         chosen, rejected = paired(reduce(stats["logps"].detach() * weights))
         gains = [chosen, rejected]
@@ -79,5 +56,10 @@ class Dpo:
             before = paired(reduce(stats["reference.logps"] * weights))
             gains = [after - reference for after, reference in zip(gains, before, strict=True)]
         margin = gains[0] - gains[1]
-        found = {"accuracy": (margin > 0).float(), "margin": margin, "chosen_logps": chosen, "rejected_logps": rejected}
+        found = {
+            "accuracy": (margin.sign() + 1) / 2,
+            "margin": margin,
+            "chosen_logps": chosen,
+            "rejected_logps": rejected,
+        }
         return {name: (values.sum(), float(len(values))) for name, values in found.items()}

@@ -4,32 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Literal
 
 import numpy as np
 
-from tk.contracts import (
-    Batch,
-    Encoding,
-    Example,
-    Layout,
-    Limit,
-    Loss,
-    Pass,
-    Reduce,
-    Role,
-    Rows,
-    Session,
-    Source,
-    Step,
-    Template,
-)
+from tk.contracts import Batch, Encoding, Example, Layout, Limit, Loss, Template
 from tk.errors import DataError
 from tk.sample import Message, Sample
-from tk_sft.cut import cut
 from tk_sft.options import SftOptions
 from tk_tensor.collate import collate_tokens
-from tk_tensor.objective import Objective
+from tk_tensor.cut import cut
+from tk_tensor.offline import Offline
 
 Messages = tuple[Message, ...]
 
@@ -52,12 +36,11 @@ TRAINED: Mapping[str, Callable[[Messages], Messages]] = {
 """The option `train_on` as loss flags of messages; flags that the data sets are kept."""
 
 
-class TokenMethod:
+class TokenMethod(Offline):
     """What methods on single token sequences share: everything from the encodings on."""
 
     def __init__(self, losses: Mapping[str, tuple[float, Loss]]) -> None:
-        self.objective = Objective(dict(losses), ("token", "sequence"))
-        self.scope: Literal["row", "window"] = self.objective.scope
+        super().__init__(losses, ("token", "sequence"))
 
     def examples(
         self, encodings: Sequence[Encoding], samples: Sequence[Sample], limit: Limit
@@ -75,22 +58,8 @@ class TokenMethod:
         counts = {"token": float(weights[1:].sum(dtype=np.float64)), "sequence": 1.0}
         return Example(len(ids), {"ids": ids, "weights": weights}, self.objective.weights(counts), origin)
 
-    def roles(self) -> Sequence[Role]:
-        return (Role("policy"),)
-
-    def source(self, data: Source, session: Session) -> Source:
-        return data
-
     def collate(self, rows: Sequence[Sequence[Example]], layout: Layout) -> Batch:
-        inputs, fields, samples, tokens = collate_tokens(rows, layout)
-        weights = {name: sum(e.weights[name] for row in rows for e in row) for name in self.objective.losses}
-        return Batch(inputs, fields, weights, samples, tokens)
-
-    def passes(self, batch: Batch) -> Sequence[Pass]:
-        return self.objective.passes()
-
-    def loss(self, outputs: Mapping[str, Rows], batch: Batch, reduce: Reduce) -> Step:
-        return Step(self.objective.terms(outputs, batch.fields, reduce))
+        return self.batch(rows, collate_tokens(rows, layout))
 
 
 class Sft(TokenMethod):

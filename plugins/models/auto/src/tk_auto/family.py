@@ -1,12 +1,12 @@
-"""The family of every checkpoint that transformers opens: resolve, load with a language-model or value head, save."""
+"""The family of every checkpoint that transformers opens: resolve, load with the head that is asked for, save."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from tk.contracts import LoadedModel
+from tk.contracts import LM_HEAD, Head, LoadedModel
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,12 +27,12 @@ class AutoFamily:
         *,
         device: str = "cpu",
         dtype: str = "auto",
-        head: Literal["lm", "value"] = "lm",
+        head: Head = LM_HEAD,
         attention: str = "auto",
         trust_remote_code: bool = False,
     ) -> LoadedModel:
-        """Load a resolved checkpoint; on "meta", its shapes only. A value head it does not have is initialised alike
-        in every process. Raises TkError naming the folder and what is wrong with it.
+        """Load a resolved checkpoint; on "meta", its shapes only. A head it does not have is initialised alike in
+        every process. Raises TkError naming the folder and what is wrong with it.
         """
         from tk_auto import loading
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -16,22 +16,25 @@ from transformers import (
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
     MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING,
     AutoConfig,
+    AutoModel,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     AutoTokenizer,
 )
 
-from tk.contracts import LoadedModel
+from tk.contracts import Head, LoadedModel
 from tk.errors import TkError, UsageError
 from tk_auto.hub import check_folder
 from tk_auto.quiet import quiet
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-VALUE_HEAD_SEED = 0
+HEAD_SEED = 0
 ATTENTION_LAYERS = frozenset({"full_attention", "sliding_attention"})
 """Kinds of layers (config.layer_types) that keep packed samples apart by position ids or masks."""
 
+NEW = frozenset({"score", "classifier", "pooler"})
+"""Parts of a head that a checkpoint without one does not have."""
 GROUPS = {
     "language_model": ("model.language_model", "language_model", "lm_head", "model.text_model"),
     "vision_tower": ("model.visual", "visual", "model.vision_tower", "vision_tower", "model.vision_model"),
@@ -40,9 +43,7 @@ GROUPS = {
 """Names that transformers' models of several modalities give to their parts; a model of text is one group."""
 
 
-def load(
-    folder: Path, device: str, dtype: str, head: Literal["lm", "value"], attention: str, trust_remote_code: bool
-) -> LoadedModel:
+def load(folder: Path, device: str, dtype: str, head: Head, attention: str, trust_remote_code: bool) -> LoadedModel:
     """See AutoFamily.load."""
     check_folder(folder)
     if device == "auto":
@@ -50,12 +51,15 @@ def load(
     config = _config(folder, trust_remote_code)
     weights = _dtype(dtype, device, config)
     auto = _auto_class(folder, config, head, trust_remote_code)
+    tokenizer = _tokenizer(folder, trust_remote_code)
+    if head.kind == "score":
+        _set_labels(config, head, tokenizer)
     settings: dict[str, Any] = {"dtype": weights, "trust_remote_code": trust_remote_code}
     if attention != "auto":
         settings["attn_implementation"] = attention
     try:
         with quiet(), torch.random.fork_rng():
-            torch.manual_seed(VALUE_HEAD_SEED)
+            torch.manual_seed(HEAD_SEED)
             module = _on_meta(auto, config, settings) if device == "meta" else _read(auto, folder, config, settings)
     except ImportError as error:
         raise TkError(f"{folder}: {error}") from error
@@ -66,8 +70,9 @@ def load(
     if device not in ("meta", "cpu"):
         module = module.to(device)
     module.eval()
-    tokenizer = _tokenizer(folder, trust_remote_code)
-    return LoadedModel(module, tokenizer, str(folder), groups=groups_of(module), supports=supports_of(module, head))
+    return LoadedModel(
+        module, tokenizer, str(folder), head=head, groups=groups_of(module), supports=supports_of(module, head)
+    )
 
 
 def _config(folder: Path, trust_remote_code: bool) -> Any:
@@ -100,11 +105,17 @@ def _dtype(wish: str, device: str, config: Any) -> torch.dtype:
     return torch.float32 if on_cpu or config.dtype is None else config.dtype
 
 
-def _auto_class(folder: Path, config: Any, head: str, trust_remote_code: bool) -> Any:
-    if head == "lm":
+def _auto_class(folder: Path, config: Any, head: Head, trust_remote_code: bool) -> Any:
+    if head.kind == "lm":
         if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING or (trust_remote_code and hasattr(config, "auto_map")):
             return AutoModelForCausalLM
         raise TkError(f"{folder} is a {config.model_type!r}, which transformers does not have as a language model.")
+    if head.kind == "none":
+        return AutoModel
+    if head.kind == "score":
+        if type(config) in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+            return AutoModelForSequenceClassification
+        raise TkError(f"{folder} is a {config.model_type!r}, for which transformers has no sequence classifier.")
     config.num_labels = 1
     if type(config) in MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING:
         config.classifier_dropout = 0.0  # transformers' default is 0.1, also in models that drop out nothing else
@@ -112,6 +123,15 @@ def _auto_class(folder: Path, config: Any, head: str, trust_remote_code: bool) -
     if type(config) in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
         return AutoModelForSequenceClassification
     raise TkError(f"{folder} is a {config.model_type!r}, for which transformers has no classifier: no value head.")
+
+
+def _set_labels(config: Any, head: Head, tokenizer: Any) -> None:
+    """What the checkpoint's config says of its labels; padding is what the last token is found by."""
+    config.num_labels = len(head.labels)
+    config.id2label = dict(enumerate(head.labels))
+    config.label2id = {label: index for index, label in enumerate(head.labels)}
+    config.problem_type = head.problem or None
+    config.get_text_config().pad_token_id = config.pad_token_id = tokenizer.pad_token_id
 
 
 def _on_meta(auto: Any, config: Any, settings: dict[str, Any]) -> nn.Module:
@@ -129,7 +149,7 @@ def _read(auto: Any, folder: Path, config: Any, settings: dict[str, Any]) -> nn.
         )
     except (OSError, RuntimeError, SafetensorError) as error:
         raise TkError(f"The weights in {folder} cannot be read: {error}") from error
-    missing = sorted(key for key in report["missing_keys"] if key.rpartition(".")[0] not in ("score", "classifier"))
+    missing = sorted(key for key in report["missing_keys"] if not NEW.intersection(key.split(".")))
     if missing:
         shown = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
         raise TkError(f"{folder} lacks weights that a {config.model_type!r} has: {shown}.")
@@ -160,7 +180,7 @@ def groups_of(module: nn.Module) -> dict[str, tuple[str, ...]]:
     return found if len(found) > 1 else {"language_model": ("",)}
 
 
-def supports_of(module: nn.Module, head: str) -> frozenset[str]:
+def supports_of(module: nn.Module, head: Head) -> frozenset[str]:
     """Capabilities that the model's own config and forward promise."""
     parameters = inspect.signature(module.forward).parameters
     config: Any = module.config
@@ -172,7 +192,7 @@ def supports_of(module: nn.Module, head: str) -> frozenset[str]:
         found.add("padding-left")
         if "position_ids" in parameters and getattr(module, "_supports_sdpa", False):
             found.add("packing")
-    if head == "lm" and "logits_to_keep" in parameters:
+    if head.kind == "lm" and "logits_to_keep" in parameters:
         found.add("index-select")
     if getattr(module, "supports_gradient_checkpointing", False):
         found.add("gradient-checkpointing")

@@ -73,7 +73,7 @@ def assemble(plan: Plan, world: World, *, device: str, start: Start | None = Non
     Everything random is drawn from torch's stream as it stands, which must be the same on every rank.
     Raises TkError and UsageError with the mend.
     """
-    method = build_method(plan)
+    method = plan.method()
     models, tuners = _models(plan, method.roles(), device, start)
     if not tuners:
         raise UsageError(f"method {plan.one('method').name}: none of its roles is trained.")
@@ -100,13 +100,6 @@ def assemble(plan: Plan, world: World, *, device: str, start: Start | None = Non
     )
     scored = build_scored(models, roles, tuners[next(iter(tuners))])
     return Parts(method, roles, models, tuners, template, data, layout, loader, scored, notes)
-
-
-def build_method(plan: Plan) -> Method:
-    """The method with its losses."""
-    losses = {name: (chosen.weight, chosen.build()) for name, chosen in plan.many("losses").items()}
-    method: Method = plan.one("method").build(losses=losses)
-    return method
 
 
 def load(plan: Plan, role: Role, device: str) -> LoadedModel:

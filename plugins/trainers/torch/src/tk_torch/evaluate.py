@@ -1,10 +1,10 @@
-"""Evaluation on held-out examples: one record an example, their weighted mean, and its 95% bootstrap interval."""
+"""Evaluation on held-out examples: one record an example, their weighted means, and 95% bootstrap intervals."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 import torch
@@ -17,45 +17,50 @@ from tk_tensor.collate import reduce_for
 from tk_torch.assemble import Parts
 from tk_torch.update import to_device
 
-Terms = dict[str, tuple[float, float]]
-"""Term -> (sum, weight) of one example."""
+Ratios = dict[str, tuple[float, float]]
+"""Name -> (sum, weight) of one example."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """What was found of an example, or of a batch of them that cannot be split."""
+
+    members: Sequence[int]
+    terms: Ratios
+    metrics: Ratios
 
 
 @dataclass
 class Evaluation:
-    """Figures of each set of examples: loss, low, high, rows, and each term where there are several."""
+    """Figures of each set of examples: loss, each term where there are several, the method's metrics, and rows.
+
+    `<figure>_low` and `<figure>_high` are the 95 % interval of the loss and of each metric.
+    """
 
     sets: dict[str, dict[str, float]] = field(default_factory=dict)
     all: dict[str, float] = field(default_factory=dict)
 
     def flat(self) -> dict[str, float]:
         """For callbacks and results: the figures over all sets, and `set/figure` where there are several."""
-        found = {_FLAT.get(name, name): value for name, value in self.all.items() if name != "rows"}
+        found = {name: value for name, value in self.all.items() if name != "rows"}
         if len(self.sets) > 1:
             for name, figures in self.sets.items():
-                found |= {f"{name}/{_FLAT.get(k, k)}": v for k, v in figures.items() if k != "rows"}
+                found |= {f"{name}/{key}": value for key, value in figures.items() if key != "rows"}
         return found
-
-
-_FLAT = {"low": "loss_low", "high": "loss_high"}
 
 
 @dataclass
 class Records:
-    """What a rank has found: a record an example (or a batch that cannot be split), and the terms' coefficients."""
+    """What a rank has found, and the terms' coefficients."""
 
-    members: list[list[int]] = field(default_factory=list)
-    terms: list[Terms] = field(default_factory=list)
+    found: list[Record] = field(default_factory=list)
     coefs: dict[str, float] = field(default_factory=dict)
-    metrics: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     def add(self, members: Sequence[int], step: Step, weights: Mapping[str, float]) -> None:
-        self.members.append(list(members))
-        self.terms.append({name: (float(term.sum), float(weights.get(name, 0))) for name, term in step.terms.items()})
+        terms = {name: (float(term.sum), float(weights.get(name, 0))) for name, term in step.terms.items()}
+        metrics = {name: (float(value), float(weight)) for name, (value, weight) in step.metrics.items()}
+        self.found.append(Record(list(members), terms, metrics))
         self.coefs |= {name: term.coef for name, term in step.terms.items()}
-        for name, (value, weight) in step.metrics.items():
-            before = self.metrics.get(name, (0.0, 0.0))
-            self.metrics[name] = (before[0] + float(value), before[1] + float(weight))
 
 
 def evaluate(
@@ -71,18 +76,14 @@ def evaluate(
             if indices:
                 _record(records, parts, outputs, moved, indices, world.device)
     parts.training_mode(module)
-    own = {"members": records.members, "terms": records.terms, "coefs": records.coefs, "metrics": records.metrics}
-    told = exchange(strategy.gather, own)
-    pairs = sorted(
-        (pair for part in told for pair in zip(part["members"], part["terms"], strict=True)), key=lambda pair: pair[0]
-    )
+    told = exchange(strategy.gather, asdict(records))
+    found = sorted((Record(**record) for part in told for record in part["found"]), key=lambda record: record.members)
     coefs = {name: coef for part in told for name, coef in part["coefs"].items()}
     sets = {
-        name: summary([terms for members, terms in pairs if members[0] in span], coefs, resamples, seed)
+        name: summary([record for record in found if record.members[0] in span], coefs, resamples, seed)
         for name, span in parts.data.eval_spans.items()
     }
-    whole = summary([terms for _, terms in pairs], coefs, resamples, seed)
-    return Evaluation(sets, whole | _metrics([part["metrics"] for part in told]))
+    return Evaluation(sets, summary(found, coefs, resamples, seed))
 
 
 def _record(
@@ -130,27 +131,34 @@ def split(method: Method, outputs: Mapping[str, Rows], batch: Batch, singles: Se
     return [method.loss(own, single, reduce_for(single)) for own, single in zip(divided, singles, strict=True)]
 
 
-def summary(records: Sequence[Terms], coefs: Mapping[str, float], resamples: int, seed: int) -> dict[str, float]:
-    """Weighted mean over the records, the 2.5% and 97.5% points of its bootstrap distribution, and their number."""
+def summary(records: Sequence[Record], coefs: Mapping[str, float], resamples: int, seed: int) -> dict[str, float]:
+    """Weighted means over the records, the 2.5% and 97.5% points of their bootstrap distributions, and their number."""
     if not records:
         return {"rows": 0}
-    names = sorted(coefs)
-    values = np.array([[record.get(name, (0.0, 0.0)) for name in names] for record in records], dtype=np.float64)
-    scale = np.array([coefs[name] for name in names])
-    totals = values.sum(0)
-    means = _ratio(totals[:, 0], totals[:, 1])
+    terms, metrics = sorted(coefs), sorted({name for record in records for name in record.metrics})
+    nothing = (0.0, 0.0)
+    values = np.array(
+        [[*(r.terms.get(n, nothing) for n in terms), *(r.metrics.get(n, nothing) for n in metrics)] for r in records],
+        dtype=np.float64,
+    )
+    scale = np.array([coefs[name] for name in terms])
+
+    def means(rows: np.ndarray) -> np.ndarray:
+        """The loss, then each metric, then each term."""
+        totals = rows.sum(0)
+        ratios = _ratio(totals[:, 0], totals[:, 1])
+        return np.concatenate([[scale @ ratios[: len(terms)]], ratios[len(terms) :], ratios[: len(terms)]])
+
     drawn = np.random.Generator(np.random.PCG64(seed))
-    losses = [_loss(values, drawn.integers(0, len(values), len(values)), scale) for _ in range(resamples)]
-    low, high = np.quantile(losses, [0.025, 0.975])
-    found = {"loss": float(scale @ means), "low": float(low), "high": float(high), "rows": len(records)}
-    if len(names) > 1:
-        found |= dict(zip(names, means.tolist(), strict=True))
-    return found
-
-
-def _loss(values: np.ndarray, rows: np.ndarray, scale: np.ndarray) -> float:
-    totals = values[rows].sum(0)
-    return float(scale @ _ratio(totals[:, 0], totals[:, 1]))
+    again = np.stack([means(values[drawn.integers(0, len(values), len(values))]) for _ in range(resamples)])
+    low, high = np.quantile(again, [0.025, 0.975], axis=0)
+    found: dict[str, float] = {}
+    for i, (name, mean) in enumerate(zip(["loss", *metrics, *terms], means(values).tolist(), strict=True)):
+        if i <= len(metrics):
+            found |= {name: mean, f"{name}_low": float(low[i]), f"{name}_high": float(high[i])}
+        elif len(terms) > 1:
+            found[name] = mean
+    return found | {"rows": len(records)}
 
 
 def _ratio(sums: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -164,12 +172,3 @@ def _agree(step: Step, steps: Sequence[Step]) -> bool:
         or not math.isfinite(float(term.sum))
         for name, term in step.terms.items()
     )
-
-
-def _metrics(parts: Sequence[Mapping[str, Sequence[float]]]) -> dict[str, float]:
-    found: dict[str, tuple[float, float]] = {}
-    for part in parts:
-        for name, (value, weight) in part.items():
-            before = found.get(name, (0.0, 0.0))
-            found[name] = (before[0] + value, before[1] + weight)
-    return {name: value / weight for name, (value, weight) in found.items() if weight}

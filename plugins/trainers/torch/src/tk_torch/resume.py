@@ -41,7 +41,7 @@ class Progress:
     """Where a run stands after a whole step; saved in each checkpoint.
 
     cursor: of the source after the window that was consumed last. first, evals: figures by set of examples.
-    samples: answers before training. skipped: steps in a row that changed nothing.
+    samples: answers before training. skipped: steps in a row that changed nothing; dropped: all of them.
     """
 
     step: int = 0
@@ -53,6 +53,7 @@ class Progress:
     evals: Mapping[str, Any] = field(default_factory=dict)
     samples: list[dict[str, Any]] = field(default_factory=list)
     skipped: int = 0
+    dropped: int = 0
 
     def advance(self, window: Window, tokens: int, *, skipped: bool) -> None:
         """A window was consumed; `skipped`: its gradients were not finite and the weights stayed."""
@@ -60,6 +61,7 @@ class Progress:
         self.epoch, self.cursor = window.epoch, window.cursor
         self.tokens += tokens
         self.skipped = self.skipped + 1 if skipped else 0
+        self.dropped += skipped
 
 
 def save(

@@ -17,7 +17,7 @@ from tk.files import explained
 from tk_parallel.processes import exchange
 from tk_torch import files, resume
 from tk_torch.answers import answers, compared, refusal
-from tk_torch.assemble import assemble, build_method, described
+from tk_torch.assemble import assemble, described
 from tk_torch.checkpoints import Checkpoints, Saved
 from tk_torch.control import Callbacks, Signals
 from tk_torch.evaluate import evaluate
@@ -29,7 +29,7 @@ from tk_torch.seeds import seed_everything
 from tk_torch.session import Running, Unstarted, role_weights
 from tk_torch.speed import Speed
 from tk_torch.start import starting_point
-from tk_torch.update import Updater, figures
+from tk_torch.update import Sums, Updater, figures
 
 
 class TorchTrainer:
@@ -105,7 +105,7 @@ class _Run:
     def _assemble(self, saved: Saved | None) -> None:
         """Models, data, the wrapped module and what updates it, as the config or a checkpoint has them."""
         plan, strategy, world = self.plan, self.strategy, self.world
-        wanted = not saved or any(role.adapter_off for role in build_method(plan).roles())  # a reference is made of it
+        wanted = not saved or any(role.adapter_off for role in plan.method().roles())  # a reference is made of it
         start = starting_point(self.train.start_from) if self.train.start_from and wanted else None
         seed_everything(self.train.seed)
         sharded = "sharding" in plan.one("strategy").component.spec.supports
@@ -176,23 +176,41 @@ class _Run:
         factor = self.schedule(progress.step, self.total) * self.callbacks.lr_scale
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * factor
-        sums, norm = self.updater(window.batches, totals)
+        sums = self.updater.backward(window.batches, totals)
         told = exchange(self.strategy.gather, {"sums": sums.plain(), "signal": signals.received})
+        found = figures([part["sums"] for part in told], totals.weights)
+        norm = self.updater.update() if math.isfinite(found["loss"]) else self.updater.drop()
         progress.advance(window, totals.tokens, skipped=math.isnan(norm))
-        if progress.skipped >= self.options.max_skipped:
-            raise TkError(
-                f"step {progress.step}: the gradients of {progress.skipped} steps in a row were not finite, and the "
-                "weights no longer change: lower optim.lr, or compute in bf16 or fp32 (train.precision)."
-            )
+        if math.isnan(norm):
+            self._check_finite(found["loss"], sums)
         self.callbacks.step = progress.step
         self.speed.add(totals.tokens, time.perf_counter() - begun)
         self.metrics = {
-            **figures([part["sums"] for part in told], totals.weights),
+            **found,
             "lr": self.rates[0] * factor,
             "grad_norm": norm,
             "epoch": progress.epoch,
         }
         return next((str(part["signal"]) for part in told if part["signal"]), "")
+
+    def _check_finite(self, loss: float, sums: Sums) -> None:
+        """After a step that changed nothing: raises TkError where the run is not to go on so."""
+        mend = "lower optim.lr, or compute in bf16 or fp32 (train.precision)"
+        step, skipped = self.progress.step, self.progress.skipped
+        if skipped >= self.options.max_skipped:
+            raise TkError(
+                f"step {step}: {skipped} steps in a row were not finite, and the weights do not change: {mend}."
+            )
+        scaled = self.train.precision == "fp16" and math.isfinite(loss)  # the loss scale finds its way down
+        if scaled or self.train.on_nan == "skip":
+            return
+        told = exchange(self.strategy.gather, {"rows": [] if math.isfinite(loss) else sums.broken()})
+        rows = [row for part in told for row in part["rows"]]
+        which = f" Rows: {', '.join(rows[:8])}{' …' if len(rows) > 8 else ''}." if rows else ""
+        what = "gradient" if math.isfinite(loss) else "loss"
+        raise TkError(
+            f"step {step}: the {what} is not finite.{which} Look at them, {mend}, or leave such steps out: --train.on-nan skip."
+        )
 
     def _log(self) -> None:
         self.metrics["tokens_per_second"] = self.speed.take()
@@ -257,6 +275,7 @@ class _Run:
             peak_memory=peak_memory(self.world.device),
             stopped=self.callbacks.stop or ("" if finished else interrupted),
             samples=samples,
+            dropped=progress.dropped,
         )
         if self.record:
             evals = {"first": progress.first.get("sets", {}), "last": progress.evals.get("sets", {})}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -33,14 +33,19 @@ class Totals:
 
 @dataclass
 class Sums:
-    """Local sums of a step's terms and metrics, kept as tensors so that nothing waits for the device."""
+    """Local sums of a step's terms and metrics, kept as tensors so that nothing waits for the device.
+
+    parts: the sum of each micro-batch, and the origins of its rows.
+    """
 
     terms: dict[str, Tensor] = field(default_factory=dict)
     coefs: dict[str, float] = field(default_factory=dict)
     metrics: dict[str, Tensor] = field(default_factory=dict)
     weights: dict[str, float] = field(default_factory=dict)
+    parts: list[tuple[Tensor, Sequence[str]]] = field(default_factory=list)
 
-    def add(self, step: Step) -> None:
+    def add(self, step: Step, origins: Sequence[str]) -> None:
+        self.parts.append((torch.stack([t.sum.detach().double() for t in step.terms.values()]).sum(), origins))
         for name, term in step.terms.items():
             value = term.sum.detach()
             self.terms[name] = self.terms[name] + value if name in self.terms else value
@@ -57,6 +62,10 @@ class Sums:
         terms = dict(zip(self.terms, numbers, strict=False))
         metrics = dict(zip(self.metrics, numbers[len(terms) :], strict=True))
         return {"terms": terms, "coefs": self.coefs, "metrics": metrics, "weights": self.weights}
+
+    def broken(self) -> list[str]:
+        """Origins of the rows whose sum is not finite."""
+        return [origin for value, origins in self.parts if not bool(value.isfinite()) for origin in origins]
 
 
 class Updater:
@@ -92,11 +101,20 @@ class Updater:
             raise TkError(f"The ranks have {counts} micro-batches in one window; a source must give each as many.")
         return Totals(_added(part["weights"] for part in told), sum(part["tokens"] for part in told))
 
-    def __call__(self, window: Sequence[Batch], totals: Totals) -> tuple[Sums, float]:
-        """Update the weights by a window. Returns this rank's sums, and the gradient norm (nan: step skipped)."""
+    def backward(self, window: Sequence[Batch], totals: Totals) -> Sums:
+        """The gradients of a window's objective. Returns this rank's sums."""
         on_device = [to_device(batch, self._world.device) for batch in window]
         run = self._by_row if self._method.scope == "row" else self._by_window
-        return run(on_device, totals), self._strategy.step(self._module, self._optimizer, self._max_norm)
+        return run(on_device, totals)
+
+    def update(self) -> float:
+        """Update the weights by the gradients. Returns their norm (nan: they are not finite, and nothing changes)."""
+        return self._strategy.step(self._module, self._optimizer, self._max_norm)
+
+    def drop(self) -> float:
+        """Forget the gradients. Returns nan."""
+        self._optimizer.zero_grad(set_to_none=True)
+        return math.nan
 
     def _by_row(self, window: Sequence[Batch], totals: Totals) -> Sums:
         """Each micro-batch adds its own part of the objective."""
@@ -108,7 +126,7 @@ class Updater:
                 part = objective(step, totals.weights)
                 self._strategy.backward(part * 0 if batch.filler else part)
             if not batch.filler:
-                sums.add(step)
+                sums.add(step, batch.origins)
         return sums
 
     def _by_window(self, window: Sequence[Batch], totals: Totals) -> Sums:
@@ -132,7 +150,7 @@ class Updater:
                 self._strategy.backward(_surrogate(again, leaves, own[number - 1]))
         sums = Sums()
         if self._world.rank == 0:
-            sums.add(step)
+            sums.add(step, [origin for batch in window for origin in batch.origins])
         return sums
 
     def _joined_outputs(
@@ -207,7 +225,7 @@ def to_device(batch: Batch, device: str) -> Batch:
     def moved(values: Mapping[str, object]) -> dict[str, object]:
         return {k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in values.items()}
 
-    return Batch(moved(batch.inputs), moved(batch.fields), batch.weights, batch.rows, batch.tokens, batch.filler)
+    return replace(batch, inputs=moved(batch.inputs), fields=moved(batch.fields))
 
 
 def _surrogate(

@@ -106,11 +106,16 @@ def _init(init: str) -> Any:
 
 
 def _task(module: nn.Module) -> TaskType:
-    """The task whose head peft knows: heads of classifiers are trained whole and saved with the adapter."""
+    """The task whose head peft knows: heads of classifiers are trained whole and saved with the adapter.
+
+    A model without a head (for vectors) generates nothing.
+    """
     name = type(module).__name__
     if name in TOKEN_CLASSIFIERS.values():
         return TaskType.TOKEN_CLS
-    return TaskType.SEQ_CLS if name in SEQUENCE_CLASSIFIERS.values() else TaskType.CAUSAL_LM
+    if name in SEQUENCE_CLASSIFIERS.values():
+        return TaskType.SEQ_CLS
+    return TaskType.CAUSAL_LM if hasattr(module, "prepare_inputs_for_generation") else TaskType.FEATURE_EXTRACTION
 
 
 def _tied(module: nn.Module) -> dict[str, str]:

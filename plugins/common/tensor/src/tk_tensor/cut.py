@@ -34,6 +34,20 @@ def cut(encoding: Encoding, limit: Limit, origin: str) -> list[Tokens]:
     return trained
 
 
+def shortened(ids: Sequence[int], limit: Limit, origin: str) -> np.ndarray | None:
+    """The tokens of a whole sequence within the limit; None where it is dropped.
+
+    Raises DataError where it is too long and the limit does not say what to do, UsageError where it is to be split.
+    """
+    if limit.truncation == "split":
+        raise UsageError("data.truncation: this method reads whole sequences, which are not split.")
+    whole = np.asarray(ids, dtype=np.int32)
+    if limit.max_length is None or len(whole) <= limit.max_length:
+        return whole
+    parts = CUTS[limit.truncation](whole, np.ones(len(whole), dtype=np.float32), limit.max_length, origin)
+    return parts[0][0] if parts else None
+
+
 def _trained(weights: np.ndarray) -> bool:
     return bool(weights[1:].any())
 

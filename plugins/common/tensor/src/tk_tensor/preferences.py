@@ -16,7 +16,7 @@ from tk_tensor.branches import Tree
 Values = Mapping[str, Any]
 
 
-def encoded(samples: Sequence[Sample], template: Template, limit: Limit) -> Iterator[tuple[int, Values, float]]:
+def encoded_pairs(samples: Sequence[Sample], template: Template, limit: Limit) -> Iterator[tuple[int, Values, float]]:
     """Length, values (none where the limit drops the pair) and trained tokens of the chosen answer, of each sample.
 
     Raises DataError with the sample's origin: no rejected answer, two equal ones, one without a trained token, or a pair

@@ -1,0 +1,192 @@
+"""Classification and regression: losses and gradients equal transformers' own, labels are checked, runs save plainly."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoModelForSequenceClassification,
+    BertConfig,
+    BertForSequenceClassification,
+    LlamaConfig,
+    LlamaForSequenceClassification,
+)
+
+import tk
+from tk.contracts import Encoding, Layout, Limit, LoadedModel
+from tk.errors import DataError, UsageError
+from tk.sample import Sample
+from tk_classification.method import Classification, MultiLabel, Regression
+from tk_classification.options import ClassOptions, RegressionOptions
+from tk_conformance.losses import check_loss
+from tk_conformance.methods import check_method
+from tk_conformance.tiny import tiny_checkpoint
+from tk_score_losses.labels import BinaryCrossEntropy, CrossEntropy, MeanSquared
+from tk_tensor.collate import reduce_for
+from tk_tensor.scored import build_scored
+
+SIZES = {
+    "vocab_size": 101,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+}
+CLASSES = ClassOptions(("red", "green", "blue"))
+TEXTS = ["5 6 7 8", "9 10", "11 12 13 14 15 16", "17 18 19"]
+PROBLEMS: dict[str, tuple[Any, list[Any]]] = {
+    "single_label_classification": (
+        Classification(CLASSES, {"it": (1.0, CrossEntropy())}),
+        ["red", 2, "green", 1],
+    ),
+    "multi_label_classification": (
+        MultiLabel(CLASSES, {"it": (1.0, BinaryCrossEntropy())}),
+        [["red", "blue"], [], [1], [0, 1, 2]],
+    ),
+    "regression": (
+        Regression(RegressionOptions(("a", "b", "c")), {"it": (1.0, MeanSquared())}),
+        [[1.0, 2.0, 0.5], [0, 0, 1], [-1, 3, 2], [0.1, 0.2, 0.3]],
+    ),
+}
+
+
+class Fixed:
+    """A template that gives the tokens that stand in the text."""
+
+    def encode(self, samples: Sequence[Sample], *, generation: bool = False) -> list[Encoding]:
+        ids = [[int(word) for word in sample.text.split()] for sample in samples]
+        return [Encoding(row, [1.0] * len(row)) for row in ids]
+
+
+def model_of(architecture: str, problem: str) -> nn.Module:
+    torch.manual_seed(0)
+    settings = {"num_labels": 3, "problem_type": problem, "pad_token_id": 0}
+    model: nn.Module = (
+        LlamaForSequenceClassification(LlamaConfig(**SIZES, num_key_value_heads=2, **settings))
+        if architecture == "llama"
+        else BertForSequenceClassification(BertConfig(**SIZES, **settings))
+    )
+    return model.eval()
+
+
+def gradient(model: nn.Module) -> Tensor:
+    return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+
+
+@pytest.mark.parametrize("side", ["right", "left", "packed"])
+@pytest.mark.parametrize("architecture", ["llama", "bert"])
+@pytest.mark.parametrize("problem", sorted(PROBLEMS))
+def test_loss_and_gradients_equal_transformers(problem: str, architecture: str, side: str) -> None:
+    method, labels = PROBLEMS[problem]
+    if architecture == "bert" and side != "right":
+        pytest.skip("an encoder scores whole rows that begin at the left")
+    model = model_of(architecture, problem)
+    samples = [Sample(text=text, label=label) for text, label in zip(TEXTS, labels, strict=True)]
+    examples = [e for found in method.encode(samples, Fixed(), Limit()) for e in found]
+    layout = Layout(0, packing=True) if side == "packed" else Layout(0, side="left" if side == "left" else "right")
+    rows = [examples[:3], examples[3:]] if layout.packing else [[e] for e in examples]
+    batch = method.collate(rows, layout)
+    scored = build_scored({"policy": LoadedModel(model, None, "")}, method.roles(), None)  # type: ignore[arg-type]
+    outputs = scored(batch.inputs, batch.fields, method.passes(batch))
+    value = method.loss(outputs, batch, reduce_for(batch)).terms["it"].sum / batch.weights["it"]
+    value.backward()
+    found = gradient(model)
+    model.zero_grad()
+    plain = method.collate([[e] for e in examples], Layout(0))
+    inputs = {name: plain.inputs[name] for name in ("input_ids", "attention_mask")}
+    target = plain.fields["labels"] if problem != "multi_label_classification" else plain.fields["labels"].float()
+    expected = model(**inputs, labels=target).loss
+    expected.backward()
+    assert value.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert torch.linalg.norm(found - gradient(model)) <= 1e-5 * torch.linalg.norm(found)
+
+
+def test_the_last_token_is_the_one_that_transformers_takes() -> None:
+    """Also where a sequence ends with the token that pads."""
+    model = model_of("llama", "single_label_classification")
+    method, _ = PROBLEMS["single_label_classification"]
+    samples = [Sample(text="5 6 7 0", label=0), Sample(text="8 9", label=1)]
+    batch = method.collate([[e] for found in method.encode(samples, Fixed(), Limit()) for e in found], Layout(0))
+    scored = build_scored({"policy": LoadedModel(model, None, "")}, method.roles(), None)  # type: ignore[arg-type]
+    scores = scored(batch.inputs, batch.fields, method.passes(batch))["policy"]["score"]
+    plain = {name: batch.inputs[name] for name in ("input_ids", "attention_mask")}
+    torch.testing.assert_close(scores, model(**plain).logits)
+
+
+@pytest.mark.parametrize(
+    ("problem", "label", "message"),
+    [
+        ("single_label_classification", None, "no label"),
+        (
+            "single_label_classification",
+            3,
+            "label 3 is no class: give a name or a number from 0 to 2 .red, green, blue",
+        ),
+        ("single_label_classification", "rde", "label 'rde' is no class"),
+        ("single_label_classification", True, "label True is no class"),
+        ("multi_label_classification", "red", "label must be a list of classes"),
+        ("regression", [1, 2], "label has 2 numbers, and method.labels names 3"),
+        ("regression", [1, 2, float("nan")], "label must be a number, or a list of numbers"),
+    ],
+)
+def test_bad_labels_are_told_with_their_row(problem: str, label: Any, message: str) -> None:
+    method, _ = PROBLEMS[problem]
+    with pytest.raises(DataError, match=f"^a.jsonl:3: {message}"):
+        method.encode([Sample(text="5 6", label=label, origin="a.jsonl:3")], Fixed(), Limit())
+
+
+def test_long_texts_are_cut_as_asked() -> None:
+    method, _ = PROBLEMS["single_label_classification"]
+
+    def ids(truncation: Any) -> list[list[int]]:
+        (found,) = method.encode([Sample(text=TEXTS[2], label=0)], Fixed(), Limit(4, truncation))
+        return [example.values["ids"].tolist() for example in found]
+
+    assert ids("left") == [[13, 14, 15, 16]]
+    assert ids("right") == [[11, 12, 13, 14]]
+    assert ids("drop") == []
+    with pytest.raises(DataError, match="6 tokens, longer than data.max_length 4"):
+        ids("error")
+    with pytest.raises(UsageError, match="not split"):
+        ids("split")
+
+
+@pytest.mark.parametrize("loss", [CrossEntropy(), BinaryCrossEntropy(), MeanSquared()])
+def test_the_losses_hold_what_is_asked_of_every_loss(loss: Any) -> None:
+    single = isinstance(loss, CrossEntropy)
+    labels = torch.tensor([0, 2, 1, 1]) if single else torch.tensor([[0.0, 1.0, 1.0]] * 4, dtype=torch.float64)
+    check_loss(loss, {"score": torch.randn(4, 3, dtype=torch.float64)}, {"labels": labels})
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> dict[str, Any]:
+    rows = [{"text": "ab" * i, "label": ["even", "odd"][i % 2]} for i in range(1, 9)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return {
+        "model": str(tiny_checkpoint(tmp_path / "base", vocab=300)),
+        "data": str(tmp_path / "rows.jsonl"),
+        "method": {"name": "classification", "labels": ["even", "odd"]},
+        "template": "chatml",
+        "optim": {"name": "sgd", "lr": 1e-3},
+        "train": {"batch_size": 8, "steps": 3},
+        "report": {"html": False, "plot": False},
+    }
+
+
+def test_it_trains_the_same_however_it_is_spread(config: dict[str, Any], tmp_path: Path) -> None:
+    check_method({**config, "tuner": {"name": "lora"}}, tmp_path, strategies=("ddp", "fsdp"))
+
+
+@pytest.mark.parametrize("tuner", ["full", "lora"])
+def test_what_is_saved_is_a_plain_sequence_classifier(config: dict[str, Any], tuner: str, tmp_path: Path) -> None:
+    result = tk.train({**config, "tuner": {"name": tuner}, "eval": {"hold_out": 2}, "output": str(tmp_path / "run")})
+    assert result.evals["accuracy_low"] <= result.evals["accuracy"] <= result.evals["accuracy_high"]
+    plain = AutoModelForSequenceClassification.from_pretrained(tk.export(run=tmp_path / "run", to=tmp_path / "merged"))
+    assert plain.config.id2label == {0: "even", 1: "odd"}
+    assert plain.config.problem_type == "single_label_classification"

@@ -1,0 +1,81 @@
+"""Queries and passages to vectors: the mean of the last hidden states, of length 1."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tk.contracts import Batch, Example, Head, Layout, Limit, Loss, Reduce, Role, Rows, Step, Template
+from tk.errors import DataError
+from tk.sample import Sample
+from tk_embedding.options import EmbeddingOptions
+from tk_tensor.collate import collate_tokens
+from tk_tensor.cut import shortened
+from tk_tensor.offline import Offline
+
+
+class Embedding(Offline):
+    """Losses on the vectors of texts that see one another."""
+
+    def __init__(self, options: EmbeddingOptions, losses: Mapping[str, tuple[float, Loss]]) -> None:
+        super().__init__(losses, ("query",))
+        self.options = options
+
+    def roles(self) -> Sequence[Role]:
+        return (Role("policy", head=Head("none")),)
+
+    def encode(self, samples: Sequence[Sample], template: Template, limit: Limit) -> list[Sequence[Example]]:
+        texts = [self._texts(sample) for sample in samples]
+        flat = [Sample(text=text, origin=s.origin) for s, own in zip(samples, texts, strict=True) for text in own]
+        encodings = iter(template.encode(flat))
+        found: list[Sequence[Example]] = []
+        for sample, own in zip(samples, texts, strict=True):
+            ids = [shortened(next(encodings).ids, limit, sample.origin) for _ in own]
+            whole = [part for part in ids if part is not None]
+            found.append([self._example(whole, sample.origin)] if len(whole) == len(ids) else [])
+        return found
+
+    def _texts(self, sample: Sample) -> list[str]:
+        """The query, then its positive and negatives."""
+        if not sample.passages:
+            raise DataError(f"{sample.origin}: no passage: this method needs a query and a positive.")
+        passages = [self.options.passage_prefix + passage for passage in sample.passages]
+        return [self.options.query_prefix + sample.text, *passages]
+
+    def _example(self, parts: Sequence[np.ndarray], origin: str) -> Example:
+        values = {"ids": np.concatenate(parts), "lengths": np.array([len(part) for part in parts], dtype=np.int32)}
+        return Example(len(values["ids"]), values, self.objective.weights({"query": 1.0}), origin)
+
+    def collate(self, rows: Sequence[Sequence[Example]], layout: Layout) -> Batch:
+        texts = [[text for example in row for text in _split(example)] for row in rows]
+        if not layout.packing:
+            texts = [[text] for row in texts for text in row]
+        batch = self.batch(rows, collate_tokens(texts, layout))
+        parts = [part for row in rows for example in row for part in range(len(example.values["lengths"]))]
+        return replace(batch, fields={**batch.fields, "parts": torch.tensor(parts)})
+
+    def loss(self, outputs: Mapping[str, Rows], batch: Batch, reduce: Reduce) -> Step:
+        terms = self.objective.terms(outputs, batch.fields, reduce)
+        return Step(terms, _metrics(outputs["policy"]["pooled"].detach(), batch.fields["parts"]))
+
+
+def _split(example: Example) -> list[Example]:
+    """Each text of an example as one of its own."""
+    lengths = example.values["lengths"]
+    parts = np.split(example.values["ids"], np.cumsum(lengths)[:-1])
+    return [Example(len(ids), {"ids": ids, "weights": np.zeros(len(ids), dtype=np.float32)}, {}) for ids in parts]
+
+
+def _metrics(vectors: Tensor, parts: Tensor) -> dict[str, tuple[Tensor, float]]:
+    """How many queries are nearest to their own passage, and their cosine with it."""
+    cosines = vectors[parts == 0] @ vectors[parts > 0].T
+    own = torch.nonzero(parts[parts > 0] == 1).flatten()
+    count = float(len(own))
+    return {
+        "accuracy": ((cosines.argmax(1) == own).float().sum(), count),
+        "cosine": (cosines.gather(1, own[:, None]).sum(), count),
+    }
