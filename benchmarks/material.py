@@ -14,6 +14,8 @@ from tk_chatterbot.corpus import Chatterbot
 from tk_chatterbot.options import ChatterbotOptions
 
 SMALL_LAYERS = 10
+TEMPLATE_TOKENS = 32
+"""What the chat template adds to a prompt."""
 PROMPT_WORDS = 260
 """About 400 tokens with the chat template's own."""
 
@@ -45,6 +47,25 @@ def prompt_heavy(path: Path, count: int) -> Path:
         notes = " ".join(draw.choices(said, k=200)).split()[: PROMPT_WORDS - len(question.split())]
         rows.append((f"Notes: {' '.join(notes)}\n\nQuestion: {question}", answer))
     return _write(path, rows)
+
+
+def pairs(path: Path, count: int, checkpoint: Path) -> Path:
+    """Preference pairs: a prompt of about 448 tokens, answers of about 64 each, cut by the checkpoint's tokenizer."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint, local_files_only=True)
+    draw = random.Random(0)
+    said = [text for pair in _pairs() for text in pair]
+
+    def text(tokens: int) -> str:
+        words = " ".join(draw.choices(said, k=tokens))
+        return str(tokenizer.decode(tokenizer(words, add_special_tokens=False)["input_ids"][:tokens]))
+
+    with path.open("w", encoding="utf-8") as file:
+        for _ in range(count):
+            row = {"prompt": text(448 - TEMPLATE_TOKENS), "chosen": text(62), "rejected": text(62)}
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    return path
 
 
 def _pairs() -> list[tuple[str, str]]:

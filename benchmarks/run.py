@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import dpo
 import first_step
 import startup
 import throughput
@@ -20,6 +21,7 @@ BENCHMARKS: Sequence[tuple[str, Callable[[bool], list[Section]]]] = (
     ("startup.py", lambda quick: [startup.run(quick)]),
     ("first_step.py", lambda quick: [first_step.run(quick)]),
     ("throughput.py", lambda quick: throughput.run(quick)),
+    ("dpo.py", lambda quick: [dpo.run(quick)]),
 )
 
 ABOUT = """\

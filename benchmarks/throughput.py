@@ -7,21 +7,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import material
-from common import TK, WORKERS, Pairs, Section, environment, load, table, verdict
+from common import TK, WORKERS, Section, environment, load, table, verdict
+from turns import WARMUP, Pair, in_turns, memory, rate
 
-BATCH, WARMUP, LIMIT = 4, 2, 0.97
+BATCH, LIMIT = 4, 0.97
 SUPERVISED, FULL = "bare, supervised positions", "bare, full logits"
 SHAPES: Mapping[str, Callable[[Path, int], Path]] = {
     "short": material.short,
@@ -29,51 +26,6 @@ SHAPES: Mapping[str, Callable[[Path, int], Path]] = {
 }
 TOLERANCE = 2e-4
 """Relative difference of the first step's losses; TRL logs its loss in four digits after the point."""
-
-
-@dataclass
-class Worker:
-    """A program that trains a few steps whenever it is told to."""
-
-    process: subprocess.Popen[bytes]
-    words: socket.socket
-    output: Path
-    seconds: list[float] = field(default_factory=list)
-    last: dict[str, Any] = field(default_factory=dict)
-    start_memory: int = 0
-
-    def listen(self) -> dict[str, Any]:
-        line = self.words.makefile("r").readline()
-        if not line:
-            self.process.wait()
-            raise SystemExit(f"{self.process.args!r} failed:\n{self.output.read_text(encoding='utf-8')}")
-        found: dict[str, Any] = json.loads(line)
-        return found
-
-    def round(self) -> None:
-        self.words.sendall(b"go\n")
-        self.last = self.listen()
-        self.seconds.append(self.last["seconds"])
-
-    def end(self) -> None:
-        """Nothing is measured any more; what it still would do is not needed."""
-        self.process.kill()
-        self.process.wait()
-        self.words.close()
-
-
-def start(command: Sequence[str], output: Path, steps: int) -> Worker:
-    """Start a program and wait until it has done its first steps."""
-    ours, theirs = socket.socketpair()
-    env = environment(
-        PYTHONPATH=str(WORKERS), BENCH_GATE=str(theirs.fileno()), BENCH_STEPS=str(steps), BENCH_WARMUP=str(WARMUP)
-    )
-    with output.open("w") as file:
-        process = subprocess.Popen(command, env=env, stdout=file, stderr=file, pass_fds=[theirs.fileno()])
-    theirs.close()
-    worker = Worker(process, ours, output)
-    worker.start_memory = worker.listen()["start"]
-    return worker
 
 
 def config(checkpoint: Path, rows: Path, folder: Path) -> Path:
@@ -103,40 +55,14 @@ def ours_and_peers(checkpoint: Path, rows: Path, batches: Path, folder: Path) ->
     }
 
 
-@dataclass(frozen=True)
-class Pair:
-    """tk and another program, that ran in turns."""
-
-    ours: Worker
-    theirs: Worker
-
-    @property
-    def rates(self) -> Pairs:
-        return Pairs(self.ours.seconds, self.theirs.seconds).inverse()
-
-
 def measure(shape: str, *, rounds: int, steps: int, small: bool) -> tuple[dict[str, Pair], list[Any]]:
-    """tk in turns with each of the others (two at a time have room in memory), and the batches that they trained on."""
-    found: dict[str, Pair] = {}
+    """tk in turns with each of the others, and the batches that they trained on."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         checkpoint = material.checkpoint(folder, small)
         rows = SHAPES[shape](folder / "rows.jsonl", BATCH * (WARMUP + rounds * steps))
         ours, peers = ours_and_peers(checkpoint, rows, folder / "batches.json", folder)
-        for who, command in peers.items():
-            workers: list[Worker] = []
-            try:
-                for number, each in enumerate((ours, command)):
-                    workers.append(start(each, folder / f"output{number}.txt", steps))
-                for number in range(rounds):
-                    print(f"{shape}, {who}: round {number + 1} of {rounds}", file=sys.stderr, flush=True)
-                    for worker in workers[:: 1 if number % 2 else -1]:
-                        time.sleep(0.05)  # the threads of the one before have gone to sleep
-                        worker.round()
-            finally:
-                for worker in workers:
-                    worker.end()
-            found[who] = Pair(*workers)
+        found = in_turns(ours, peers, folder, what=shape, rounds=rounds, steps=steps)
         batches = json.loads((folder / "batches.json").read_text(encoding="utf-8"))
     check_same(found)
     return found, batches
@@ -177,17 +103,6 @@ def section(shape: str, *, rounds: int, steps: int, small: bool) -> Section:
     met = floor >= LIMIT
     lines += ["", f"Limit: tk over the bare loop on supervised positions ≥ {LIMIT}: {floor:.3f}, {verdict(met)}."]
     return Section(f"Throughput, {shape} rows", lines, met)
-
-
-def rate(worker: Worker, tokens: float) -> str:
-    """Tokens a second in the middle round."""
-    return f"{tokens / median(worker.seconds):.0f}"
-
-
-def memory(worker: Worker) -> tuple[str, str]:
-    """MiB: the peak of the timed steps, and of the whole process."""
-    steps = worker.last["memory"]
-    return f"{steps / 2**20:.0f}", f"{max(worker.start_memory, steps) / 2**20:.0f}"
 
 
 PLANS: Mapping[str, tuple[int, int]] = {"short": (15, 6), "prompt-heavy": (9, 2)}

@@ -184,7 +184,7 @@ def test_a_file_of_prompts_is_answered_and_scored(lora, inputs, squares, tmp_pat
 
 def test_what_a_run_was_trained_on_is_not_answered_unasked(lora, command):
     done = command("infer", "--run", lora)
-    assert (done.code, done.err.strip()) == (2, "Error: data: no rows to answer: --input FILE.")
+    assert (done.code, done.err.strip()) == (2, "Error: data: there are no rows: --input FILE.")
 
 
 def test_a_seed_decides_what_is_sampled(inputs, command):

@@ -13,14 +13,16 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from tk.api import chat as chat
+    from tk.api import embed as embed
     from tk.api import export as export
     from tk.api import infer as infer
     from tk.api import load_config as load_config
     from tk.api import plan as plan
+    from tk.api import score as score
     from tk.api import train as train
 
 _HOMES = {
-    "tk.api": ("train", "infer", "export", "chat", "plan", "load_config"),
+    "tk.api": ("train", "infer", "score", "embed", "export", "chat", "plan", "load_config"),
     "tk.errors": ("TkError", "UsageError", "ConfigError", "DataError"),
     "tk.hookspecs": ("hookimpl",),
     "tk.plugins": ("component",),

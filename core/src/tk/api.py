@@ -19,7 +19,7 @@ from tk.config.resolve import Config
 if TYPE_CHECKING:
     from tk.compose import Plan
     from tk.contracts import Tracker, TrainPlan, TrainResult
-    from tk.inference import Answer, Conversation
+    from tk.inference import Answer, Conversation, Numbers
 
 
 def load_config(config: Any = None, *, run: str | Path | None = None, **sections: Any) -> Config:
@@ -51,6 +51,23 @@ def infer(config: Any = None, *, run: str | Path | None = None, **sections: Any)
 
     given = replace(setup.given_from(config, sections, run), forget=setup.TRAINED_ON)
     return list(inference.Answers(setup.plan(given), _folder(run)))
+
+
+def score(config: Any = None, *, run: str | Path, **sections: Any) -> list[Numbers]:
+    """Scores of every row of `data` by the head that a run has trained, in order."""
+    from tk import inference
+
+    plan = setup.plan(replace(setup.given_from(config, sections, run), forget=setup.TRAINED_ON))
+    return list(inference.Numbered(plan, Path(run), inference.trained_head(plan)))
+
+
+def embed(config: Any = None, *, run: str | Path | None = None, **sections: Any) -> list[Numbers]:
+    """The vector of every row's text, in order, by a model or by what a run of the method embedding has trained."""
+    from tk import inference
+    from tk.contracts import Head
+
+    plan = setup.plan(replace(setup.given_from(config, sections, run), forget=setup.TRAINED_ON))
+    return list(inference.Numbered(plan, _folder(run), Head("none")))
 
 
 def chat(config: Any = None, *, run: str | Path | None = None, **sections: Any) -> Conversation:

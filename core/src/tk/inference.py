@@ -16,9 +16,9 @@ from typing import Any
 
 from tk.compose import Plan
 from tk.config.resolve import Chosen
-from tk.contracts import LM_HEAD, Completion, Engine, LoadedModel, Request, Reward, Scored, Template, Tuner
+from tk.contracts import LM_HEAD, Completion, Engine, Head, LoadedModel, Request, Reward, Scored, Template, Tuner
 from tk.errors import DataError, TkError, UsageError
-from tk.rows import open_source
+from tk.rows import Reading, open_source
 from tk.sample import Message, Sample
 
 BATCH = 64
@@ -50,16 +50,16 @@ class Runtime:
     engine: Engine
 
 
-def load(plan: Plan, run: Path | None) -> tuple[LoadedModel, Tuner | None]:
-    """The model of a plan, with what `run` has trained of it."""
+def load(plan: Plan, run: Path | None, head: Head = LM_HEAD) -> tuple[LoadedModel, Tuner | None]:
+    """The model of a plan with a head, or what `run` has trained of it with the head that it has trained."""
     settings = plan.config.model
     family = plan.family.build()
-    trained = next((role for role in plan.method().roles() if role.trainable), None) if run else None
+    head = trained_head(plan) if run else head
     model: LoadedModel = family.load(
         family.resolve(settings.name, settings.revision),
         device="auto",
         dtype=settings.dtype,
-        head=trained.head if trained else LM_HEAD,
+        head=head,
         attention=settings.attention,
         trust_remote_code=settings.trust_remote_code,
     )
@@ -79,11 +79,18 @@ def load(plan: Plan, run: Path | None) -> tuple[LoadedModel, Tuner | None]:
     return model, tuner
 
 
-def runtime(plan: Plan, run: Path | None) -> Runtime:
-    """Model, template and engine of a plan."""
-    model, _ = load(plan, run)
-    if model.head.kind != "lm":
-        raise UsageError(f"{run}: this run has trained a {model.head.kind} head, which generates no text.")
+def trained_head(plan: Plan) -> Head:
+    """What the model that a plan trains ends in."""
+    return next((role.head for role in plan.method().roles() if role.trainable), LM_HEAD)
+
+
+def runtime(plan: Plan, run: Path | None, head: Head = LM_HEAD) -> Runtime:
+    """Model, template and engine of a plan. Raises UsageError for a run that has trained another kind of head."""
+    model, _ = load(plan, run, head)
+    if model.head.kind != head.kind:
+        raise UsageError(
+            f"{run}: this run has trained a head of the kind {model.head.kind!r}, and {head.kind!r} is needed."
+        )
     template = plan.one("template").build(tokenizer=model.tokenizer, processor=model.processor)
     return Runtime(model, template, default_engine(plan).build(model=model))
 
@@ -92,6 +99,65 @@ def default_engine(plan: Plan) -> Chosen:
     """The first engine that the config names, else the kind's default."""
     named = next(iter(plan.many("engines").values()), None)
     return named or Chosen(plan.registry.get("engines", plan.registry.kind("engines").default))
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """What a model without a vocabulary head gives to a row: its vector, or a score a label.
+
+    label: the label with the highest score, those above 0 where several may hold, none of a regression.
+    """
+
+    origin: str
+    values: Sequence[float]
+    scores: Mapping[str, float] = field(default_factory=dict)
+    label: str | Sequence[str] | None = None
+
+
+class Numbered:
+    """Vectors or scores of every row of a config's data sources, in order. `head`: of a model without a run."""
+
+    def __init__(self, plan: Plan, run: Path | None, head: Head) -> None:
+        self._plan, self._run, self._head = plan, run, head
+        self._readings = opened(plan)
+
+    def __len__(self) -> int:
+        return sum(len(reading) for reading in self._readings)
+
+    def __iter__(self) -> Iterator[Numbers]:
+        for _ in samples_of(self._readings):
+            pass
+        loaded = runtime(self._plan, self._run, self._head)
+        samples = samples_of(self._readings)
+        with closing(loaded.engine):
+            while batch := list(islice(samples, BATCH)):
+                encodings = loaded.template.encode(batch)
+                rows = loaded.engine.score([Request(e.ids, media=e.media) for e in encodings])
+                yield from (numbers(s.origin, row, loaded.model.head) for s, row in zip(batch, rows, strict=True))
+
+
+def numbers(origin: str, values: Sequence[float], head: Head) -> Numbers:
+    """A row's numbers with the meaning that the head gives them."""
+    scores = dict(zip(head.labels, values, strict=True)) if head.kind == "score" else {}
+    label: str | Sequence[str] | None = None
+    if head.problem == "single_label_classification":
+        label = max(scores, key=lambda name: scores[name])
+    elif head.problem == "multi_label_classification":
+        label = [name for name, value in scores.items() if value > 0]
+    return Numbers(origin, values, scores, label)
+
+
+def opened(plan: Plan) -> list[Reading]:
+    """The config's data sources. Raises UsageError where none is named."""
+    sources = plan.config.data.sources
+    if not sources:
+        raise UsageError("data: there are no rows: --input FILE.")
+    return [open_source(plan.registry, name, source) for name, source in sources.items()]
+
+
+def samples_of(readings: Sequence[Reading]) -> Iterator[Sample]:
+    """Every row as a sample. Raises DataError at a bad one."""
+    return (reading.sample(index) for reading in readings for index in range(len(reading)))
 
 
 class Answers:
@@ -103,10 +169,7 @@ class Answers:
 
     def __init__(self, plan: Plan, run: Path | None = None) -> None:
         self._plan, self._run = plan, run
-        sources = plan.config.data.sources
-        if not sources:
-            raise UsageError("data: no rows to answer: --input FILE.")
-        self._readings = [open_source(plan.registry, name, source) for name, source in sources.items()]
+        self._readings = opened(plan)
 
     def __len__(self) -> int:
         return sum(len(reading) for reading in self._readings) * self._plan.config.sampling.n
@@ -123,15 +186,13 @@ class Answers:
 
     def _prompts(self) -> Iterator[Sample]:
         """The rows' conversations up to where the assistant is to speak: a reference answer at the end is left out."""
-        for reading in self._readings:
-            for index in range(len(reading)):
-                sample = reading.sample(index)
-                messages = sample.messages
-                while messages and messages[-1].role == "assistant":
-                    messages = messages[:-1]
-                if not messages:
-                    raise DataError(f"{sample.origin}: there is nothing to answer: no message before the assistant's.")
-                yield replace(sample, messages=messages)
+        for sample in samples_of(self._readings):
+            messages = sample.messages
+            while messages and messages[-1].role == "assistant":
+                messages = messages[:-1]
+            if not messages:
+                raise DataError(f"{sample.origin}: there is nothing to answer: no message before the assistant's.")
+            yield replace(sample, messages=messages)
 
     def _answers(self, loaded: Runtime, prompts: Sequence[Sample], rewards: Mapping[str, Reward]) -> Iterator[Answer]:
         results = generate(self._plan, loaded, prompts)

@@ -19,6 +19,7 @@ from tk.registry import Registry
 _HELP: dict[str, str] = {
     "train": "Fine-tune a model.",
     "infer": "Generate answers to a file of prompts, and score them.",
+    "embed": "Write the vectors of texts.",
     "chat": "Talk to a model.",
     "export": "Write a trained model as a plain checkpoint.",
     "plugins": "List, inspect, check and write plugins.",

@@ -11,7 +11,7 @@ import os
 import shutil
 import sys
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -21,9 +21,9 @@ import typer
 from tk import setup
 from tk.api import train_plan
 from tk.cli.output import as_json, table
-from tk.cli.progress import Progress, counted
+from tk.cli.progress import Counted, Progress, counted
 from tk.config.files import listed
-from tk.contracts import TrainPlan, TrainResult
+from tk.contracts import LM_HEAD, Head, TrainPlan, TrainResult
 from tk.errors import UsageError
 from tk.files import write_file
 from tk.setup import TRAINED_ON, Given
@@ -101,27 +101,74 @@ def infer(
     to: Annotated[Path | None, typer.Option("--to", help="JSONL file for the answers.")] = None,
     json: Json = False,
 ) -> None:
-    """Generate an answer to every row of a file, and score them with --rewards."""
+    """Generate an answer to every row of a file, and score them with --rewards; or what a trained score head gives."""
     from tk import inference
 
-    given = replace(given, forget=TRAINED_ON)
-    if input is not None:
-        given = replace(given, flags=[*given.flags, ("data.sources.input.path", str(input))])
-    plan = setup.plan(given)
+    plan = setup.plan(_reading(given, input, to))
+    head = inference.trained_head(plan) if given.run else LM_HEAD
+    if head.kind == "score":
+        found = inference.Numbered(plan, given.run, head)
+        _told(found, "rows", _scores_row, lambda row: print(json_.dumps(row, ensure_ascii=False)), to, json)
+        return
+    rows = _told(inference.Answers(plan, given.run), "answers", _answer_row, _print_answer, to, json)
+    if to is not None and not json:
+        _print_scores(rows)
+
+
+def embed(
+    given: Given,
+    *,
+    input: Annotated[Path | None, typer.Option("--input", help="Rows of text: a file or a data set.")] = None,
+    to: Annotated[Path | None, typer.Option("--to", help="JSONL file for the vectors.")] = None,
+    json: Json = False,
+) -> None:
+    """Write the vector of every row's text: by a model, or by what a run of the method embedding has trained (--run)."""
+    from tk import inference
+
+    found = inference.Numbered(setup.plan(_reading(given, input, to)), given.run, Head("none"))
+    _told(found, "vectors", _vector_row, lambda row: print(json_.dumps(row)), to, json)
+
+
+def _reading(given: Given, input: Path | None, to: Path | None) -> Given:
+    """What was given, with `input` as the rows instead of those that a run was trained on."""
     if to is not None and to.exists():
         raise UsageError(f"--to {to}: the file exists; name a new one.")
-    answers, rows = inference.Answers(plan, given.run), []
-    shown = to is None and not json
-    for answer in answers if shown else counted(answers, "answers", sys.stderr):
-        rows.append(_answer_row(answer))
+    given = replace(given, forget=TRAINED_ON)
+    if input is None:
+        return given
+    return replace(given, flags=[*given.flags, ("data.sources.input.path", str(input))])
+
+
+def _told(
+    items: Counted,
+    what: str,
+    row_of: Callable[[Any], dict[str, Any]],
+    show: Callable[[dict[str, Any]], None],
+    to: Path | None,
+    json: bool,
+) -> list[dict[str, Any]]:
+    """Rows of all items: one after another on the terminal, or in a file or as JSON when all are there."""
+    shown, rows = to is None and not json, []
+    for item in items if shown else counted(items, what, sys.stderr):
+        rows.append(row_of(item))
         if shown:
-            _print_answer(rows[-1])
+            show(rows[-1])
     if to is not None:
         write_file(to, "".join(json_.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     if json:
         as_json(rows)
     elif to is not None:
-        _print_scores(rows, to)
+        print(f"{len(rows)} {what}: {to}")
+    return rows
+
+
+def _scores_row(row: inference.Numbers) -> dict[str, Any]:
+    label = {} if row.label is None else {"label": row.label}
+    return {"origin": row.origin, **label, "scores": dict(row.scores)}
+
+
+def _vector_row(row: inference.Numbers) -> dict[str, Any]:
+    return {"origin": row.origin, "vector": list(row.values)}
 
 
 def chat(
@@ -194,8 +241,7 @@ def _print_answer(row: Mapping[str, Any]) -> None:
         print(f"  {name}: {'not applicable' if value is None else value}")
 
 
-def _print_scores(rows: list[dict[str, Any]], to: Path) -> None:
-    print(f"{len(rows)} answers: {to}")
+def _print_scores(rows: list[dict[str, Any]]) -> None:
     names = sorted({name for row in rows for name in row.get("rewards", {})})
     scored = []
     for name in names:

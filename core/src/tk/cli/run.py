@@ -25,6 +25,7 @@ Flags = list[tuple[str, str]]
 COMMANDS: dict[str, tuple[str, ...]] = {
     "train": (),
     "infer": ("model", "template", "data", "engines", "rewards", "sampling", "plugins"),
+    "embed": ("model", "template", "data", "engines", "plugins"),
     "chat": ("model", "template", "engines", "sampling", "plugins"),
     "export": ("model", "tuner", "plugins"),
 }

@@ -15,7 +15,21 @@ from __future__ import annotations
 from tk.config.sections import Sampling
 from tk.contracts.data import Batch, Dataset, Encoding, Example, Format, Layout, Limit, Row, RowSet, Template
 from tk.contracts.generation import Completion, Delta, Engine, Request, Reward, Scored
-from tk.contracts.methods import Loss, Method, Pass, Reduce, Role, Rows, Session, Source, Stat, Step, Term, Window
+from tk.contracts.methods import (
+    Figures,
+    Loss,
+    Method,
+    Pass,
+    Reduce,
+    Role,
+    Rows,
+    Session,
+    Source,
+    Stat,
+    Step,
+    Term,
+    Window,
+)
 from tk.contracts.models import LM_HEAD, Exporter, Head, Hub, LoadedModel, ModelFamily, ParamGroup, Tuner
 from tk.contracts.runs import (
     Callback,
@@ -45,6 +59,7 @@ __all__ = [
     "Engine",
     "Example",
     "Exporter",
+    "Figures",
     "Format",
     "Head",
     "Hub",

@@ -58,6 +58,13 @@ class Engine(Protocol):
 
     def stream(self, request: Request) -> Iterator[Delta]: ...
 
+    def score(self, requests: Sequence[Request]) -> list[tuple[float, ...]]:
+        """Numbers of whole sequences, by a model without a vocabulary head: a score a label, or the text's vector.
+
+        Raises UsageError where the engine, or the model's head, has no such thing.
+        """
+        ...
+
     def update(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None: ...
 
     def close(self) -> None: ...

@@ -6,8 +6,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
+from tk.config.sections import Sampling
 from tk.contracts.data import Batch, Example, Layout, Limit, Template
+from tk.contracts.generation import Completion, Request
 from tk.contracts.models import LM_HEAD, Head
+from tk.contracts.runs import World
 from tk.sample import Sample
 
 if TYPE_CHECKING:
@@ -16,6 +19,8 @@ if TYPE_CHECKING:
 Rows = Mapping[str, "Tensor"]
 Reduce = Callable[["Tensor"], "Tensor"]
 """[N] values of selected tokens -> [R] sums by sample, differentiable, over all ranks that share a sample."""
+Figures = Mapping[str, tuple[float, float]]
+"""Name -> (sum, weight); what is reported is the ratio of the totals."""
 
 
 @dataclass(frozen=True)
@@ -24,11 +29,13 @@ class Window:
 
     cursor: JSON-able state of the source just after this window; `Source.windows(cursor)` goes on from there.
     epoch: passes over the data done after this window.
+    samples: what this rank generated for it, for people: prompt, completion, rewards …
     """
 
     batches: Sequence[Batch]
     cursor: Mapping[str, Any]
     epoch: float = 0.0
+    samples: Sequence[Mapping[str, Any]] = ()
 
 
 class Source(Protocol):
@@ -48,7 +55,30 @@ class Source(Protocol):
 
 
 class Session(Protocol):
-    """What a running trainer offers to a source."""
+    """What a running trainer offers to a source. Every rank calls each of its methods equally often.
+
+    seed, steps: of the run (steps None: as many as the data has). rewards: weights of the run's rewards by name.
+    """
+
+    world: World
+    template: Template
+    layout: Layout
+    sampling: Sampling
+    seed: int
+    steps: int | None
+    rewards: Mapping[str, float]
+
+    def generate(self, requests: Sequence[Request]) -> list[list[Completion]]:
+        """Completions of this rank's requests by the policy as it stands, in order."""
+        ...
+
+    def reward(self, samples: Sequence[Sample], completions: Sequence[Completion]) -> dict[str, Sequence[float | None]]:
+        """What each reward of the run gives to each completion of a sample's prompt; None where it does not apply."""
+        ...
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every rank's JSON-able value, in rank order."""
+        ...
 
     def score(self, batches: Sequence[Batch], passes: Sequence[Pass]) -> list[Mapping[str, Rows]]:
         """Statistics of any role without gradient: old log-probs, values, teacher states."""
@@ -174,6 +204,13 @@ class Method(Protocol):
 
     def collate(self, rows: Sequence[Sequence[Example]], layout: Layout) -> Batch:
         """A batch of rows; a row holds one example, or several where `layout.packing`."""
+        ...
+
+    def evaluate(self, examples: Sequence[Example], session: Session) -> list[Figures] | None:
+        """Figures of held-out examples (this rank's) that `loss` cannot give, because they come from generating.
+
+        One mapping an example. None: the figures of `loss` say it all. Every rank calls it equally often.
+        """
         ...
 
     def passes(self, batch: Batch) -> Sequence[Pass]: ...

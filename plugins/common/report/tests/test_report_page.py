@@ -13,6 +13,7 @@ from PIL import Image
 
 from tk_report import write_report
 from tk_report.chart import Line, chart
+from tk_report.page import page
 from tk_report.reading import read_run, smooth
 from tk_report.words import duration, large, yaml
 
@@ -231,3 +232,28 @@ def test_a_failed_run_says_why_and_where_its_rows_went(tmp_path):
     ):
         assert shown in text
     assert f"The trained weights are in {tmp_path / 'final'}" in text
+
+
+def test_answers_of_the_last_rollout_stand_beside_their_rewards(tmp_path):
+    groups = [
+        {
+            "step": step,
+            "prompt": f"What is {step} + <1>?",
+            "answers": [
+                {
+                    "text": "No <b>idea</b>",
+                    "reward": 0.25,
+                    "rewards": {"accuracy": 0.0, "format": None},
+                    "advantage": -1.0,
+                },
+                {"text": "Four", "reward": 1.0, "rewards": {"accuracy": 1.0, "format": 1.0}, "advantage": 1.0},
+            ],
+        }
+        for step in (1, 3)
+    ]
+    (tmp_path / "samples.jsonl").write_text("".join(json.dumps(group) + "\n" for group in groups))
+    text = page(read_run(tmp_path))
+    assert "What is 3 + &lt;1&gt;?" in text
+    assert "What is 1" not in text
+    assert text.index("Four") < text.index("No &lt;b&gt;idea&lt;/b&gt;")
+    assert "<b>idea" not in text

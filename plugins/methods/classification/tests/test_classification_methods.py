@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import (
     AutoModelForSequenceClassification,
+    AutoTokenizer,
     BertConfig,
     BertForSequenceClassification,
     LlamaConfig,
@@ -190,3 +191,11 @@ def test_what_is_saved_is_a_plain_sequence_classifier(config: dict[str, Any], tu
     plain = AutoModelForSequenceClassification.from_pretrained(tk.export(run=tmp_path / "run", to=tmp_path / "merged"))
     assert plain.config.id2label == {0: "even", 1: "odd"}
     assert plain.config.problem_type == "single_label_classification"
+    rows = tk.score(run=tmp_path / "run", data=str(tmp_path / "rows.jsonl"))
+    assert len(rows) == 8
+    assert all(row.label == max(row.scores, key=row.scores.__getitem__) for row in rows)
+    texts = [json.loads(line)["text"] for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "merged")
+    for text, row in zip(texts, rows, strict=True):
+        ids = torch.tensor([[*tokenizer(text)["input_ids"], tokenizer.eos_token_id]])
+        torch.testing.assert_close(plain(input_ids=ids).logits[0], torch.tensor(row.values), rtol=1e-4, atol=1e-5)

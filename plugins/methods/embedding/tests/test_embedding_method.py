@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch.nn import functional as F
-from transformers import AutoModel, LlamaConfig, LlamaModel
+from transformers import AutoModel, AutoTokenizer, LlamaConfig, LlamaModel
 
 import tk
 from tk.contracts import Encoding, Layout, Limit, LoadedModel
@@ -121,3 +121,12 @@ def test_what_is_saved_is_a_plain_model(config: dict[str, Any], tmp_path: Path) 
     plain = AutoModel.from_pretrained(tmp_path / "run" / "final")
     ids = torch.tensor([[5, 6, 7]])
     assert plain(input_ids=ids).last_hidden_state.shape == (1, 3, 32)
+    (tmp_path / "texts.jsonl").write_text('{"text": "ab"}\n{"text": "abcdef"}\n')
+    rows = tk.embed(run=tmp_path / "run", data=str(tmp_path / "texts.jsonl"))
+    for text, row in zip(("ab", "abcdef"), rows, strict=True):
+        tokenizer = AutoTokenizer.from_pretrained(tmp_path / "run" / "final")
+        ids = torch.tensor([[*tokenizer(text)["input_ids"], tokenizer.eos_token_id]])
+        expected = F.normalize(plain(input_ids=ids).last_hidden_state[0].mean(0), dim=-1)
+        torch.testing.assert_close(torch.tensor(row.values), expected, rtol=1e-4, atol=1e-5)
+    untrained = tk.embed(model=config["model"], template="chatml", data=str(tmp_path / "texts.jsonl"))
+    assert untrained[0].values != rows[0].values

@@ -197,3 +197,7 @@ def test_what_is_saved_is_a_plain_sequence_classifier(config: dict[str, Any], tu
     assert plain.config.id2label == {0: "reward"}
     ids = torch.tensor([[5, 6, 7], [8, 9, 2]])
     assert plain(input_ids=ids, attention_mask=torch.ones_like(ids)).logits.shape == (2, 1)
+    (tmp_path / "new.jsonl").write_text('{"prompt": "ab", "completion": "cd"}\n{"prompt": "abab", "completion": "e"}\n')
+    rows = tk.score(run=tmp_path / "run", data=str(tmp_path / "new.jsonl"))
+    assert [row.origin.rpartition(":")[2] for row in rows] == ["1", "2"]
+    assert all(list(row.scores) == ["reward"] and row.label is None for row in rows)

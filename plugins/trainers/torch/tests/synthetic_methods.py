@@ -47,6 +47,9 @@ class Synthetic:
     def roles(self) -> Sequence[Role]:
         return (Role("policy"),)
 
+    def evaluate(self, examples: Any, session: Any) -> None:
+        return None
+
     def source(self, data: Any, session: Any) -> Any:
         return data
 

@@ -16,6 +16,7 @@ from acme_tk_balanced_sft.options import BalancedSftOptions
 from tk.contracts import (
     Batch,
     Example,
+    Figures,
     Layout,
     Limit,
     Loss,
@@ -65,6 +66,9 @@ class BalancedSft:
     def collate(self, rows: Sequence[Sequence[Example]], layout: Layout) -> Batch:
         batch = self._sft.collate(rows, layout)
         return replace(batch, weights={**batch.weights, **self._answers(float(batch.rows))})
+
+    def evaluate(self, examples: Sequence[Example], session: Session) -> list[Figures] | None:
+        return None
 
     def passes(self, batch: Batch) -> Sequence[Pass]:
         return self._sft.passes(batch)

@@ -32,6 +32,7 @@ def _sections(run: Run) -> Iterator[str]:
         ("Result", _result(run)),
         ("Loss", _curves(run)),
         ("Answers before and after", _samples(run)),
+        ("Answers and their rewards", _rewarded(run)),
         ("Data", _data(run)),
         ("Checkpoints", _checkpoints(run)),
         ("What to do next", _next(run)),
@@ -177,7 +178,12 @@ def _curves(run: Run) -> str:
     drawn = chart(lines, name="loss by step")
     small = [
         (f"<h3>{name}</h3>" + chart([Line(points, css)], name=name, width=440, height=112, zero=True))
-        for name, points, css in (("learning rate", rates, "rate"), ("gradient norm", norms, "rate"))
+        for name, points, css in (
+            ("reward", run.series("reward"), "rate"),
+            ("accuracy", run.series("accuracy"), "rate"),
+            ("learning rate", rates, "rate"),
+            ("gradient norm", norms, "rate"),
+        )
         if len(points) > 1
     ]
     return (
@@ -214,6 +220,35 @@ def _samples(run: Run) -> str:
     if not talks and run.info.get("no_samples"):
         return f'<p class="soft">{esc(run.info["no_samples"])}</p>'
     return "".join(talks)
+
+
+LAST_PROMPTS = 4
+"""Prompts of the last rollout that are shown."""
+
+
+def _rewarded(run: Run) -> str:
+    """The answers of the last rollout with what each reward gave them."""
+    last = max((number(group.get("step")) or 0.0 for group in run.generated), default=0.0)
+    groups = [group for group in run.generated if number(group.get("step")) == last][:LAST_PROMPTS]
+    if not groups:
+        return ""
+    shown = [f'<p class="soft">The rollout of step {last:.0f}; all of them are in <code>samples.jsonl</code>.</p>']
+    for group in groups:
+        answers = [answer for answer in group.get("answers") or () if isinstance(answer, Mapping)]
+        names = list(dict.fromkeys(name for answer in answers for name in answer.get("rewards") or {}))
+        rows = [
+            (
+                esc(answer.get("text")) or "<i>nothing</i>",
+                *(figure((answer.get("rewards") or {}).get(name)) for name in names),
+                figure(answer.get("reward")),
+                figure(answer.get("advantage")),
+            )
+            for answer in sorted(answers, key=lambda answer: -(number(answer.get("reward")) or 0.0))
+        ]
+        head = ("answer", *map(esc, names), "reward", "advantage")
+        ask = f'<div class="ask">{esc(_text(group.get("prompt")))}</div>'
+        shown.append(f'<div class="talk">{ask}{table(head, rows, range(1, len(head)))}</div>')
+    return "".join(shown)
 
 
 def _text(value: Any) -> str:

@@ -16,12 +16,13 @@ Series = list[tuple[float, float]]
 
 @dataclass(frozen=True)
 class Run:
-    """A run as it is on disk: run.json, and the lines of log.jsonl by kind."""
+    """A run as it is on disk: run.json, the lines of log.jsonl by kind, and those of samples.jsonl."""
 
     folder: Path
     info: Record
     train: Sequence[Record] = field(default_factory=list)
     evals: Sequence[Record] = field(default_factory=list)
+    generated: Sequence[Record] = field(default_factory=list)
 
     def part(self, name: str) -> Record:
         """A mapping of run.json, or an empty one."""
@@ -55,7 +56,8 @@ def read_run(folder: Path) -> Run:
     # A resumed run logs the steps after its checkpoint again; the later line is the one that counts.
     train = {record.get("step"): record for record in lines if record.get("kind") == "train"}
     evals = {(record.get("set"), record.get("step")): record for record in lines if record.get("kind") == "eval"}
-    return Run(folder, info if isinstance(info, Mapping) else {}, list(train.values()), list(evals.values()))
+    generated = list(_lines(folder / "samples.jsonl"))
+    return Run(folder, info if isinstance(info, Mapping) else {}, list(train.values()), list(evals.values()), generated)
 
 
 def series(records: Sequence[Record], name: str) -> Series:

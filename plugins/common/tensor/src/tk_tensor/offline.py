@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Literal
 
-from tk.contracts import Batch, Example, Loss, Pass, Reduce, Role, Rows, Session, Source, Step
+from tk.contracts import Batch, Example, Figures, Loss, Pass, Reduce, Role, Rows, Session, Source, Step
 from tk_tensor.collate import Tensors
 from tk_tensor.objective import Objective
 
@@ -25,6 +25,9 @@ class Offline:
 
     def source(self, data: Source, session: Session) -> Source:
         return data
+
+    def evaluate(self, examples: Sequence[Example], session: Session) -> list[Figures] | None:
+        return None
 
     def passes(self, batch: Batch) -> Sequence[Pass]:
         return self.objective.passes()

@@ -130,9 +130,11 @@ HIDDEN: Mapping[str, Callable[[Route, nn.Module, Any, Mapping[str, Any]], Tensor
 
 
 def build_scored(
-    models: Mapping[str, LoadedModel], roles: Sequence[Role], tuner: Tuner, chunk: int = 1024
+    models: Mapping[str, LoadedModel], roles: Sequence[Role], tuner: Tuner | None = None, chunk: int = 1024
 ) -> ScoredModel:
     """The scored module of a run. models: by role, for the roles with a module of their own (`role.of` is empty).
+
+    tuner: what switches an adapter off, where a role asks for it.
 
     Raises TkError where a role has no model, or shares one that is not there.
     """
@@ -151,5 +153,5 @@ def build_scored(
             raise TkError(
                 f"role {role.name!r} needs a {role.head.kind} head, and {type(models[key].module).__name__} has none"
             )
-        seats[role.name] = Seat(key, routes[key], tuner.adapter_off if role.adapter_off else None)
+        seats[role.name] = Seat(key, routes[key], tuner.adapter_off if role.adapter_off and tuner else None)
     return ScoredModel({key: models[key].module for key in routes}, seats, chunk)

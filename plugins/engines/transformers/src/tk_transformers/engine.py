@@ -9,15 +9,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from tk.contracts import Completion, Delta, LoadedModel, Request, Sampling
+from tk.contracts import Completion, Delta, Example, Layout, LoadedModel, Pass, Request, Role, Sampling, Stat
 from tk.errors import TkError, UsageError
+from tk_tensor.collate import collate_tokens
+from tk_tensor.scored import build_scored
 from tk_transformers.options import TransformersOptions
 from tk_transformers.sampling import choose, penalise
 from tk_transformers.text import TextStream
+
+STATISTIC_OF = {"score": "score", "none": "pooled"}
+"""Kind of head -> the statistic of the scored model that is asked for."""
 
 
 @dataclass
@@ -78,6 +84,25 @@ class TransformersEngine:
             raise UsageError(f"Only one completion can be streamed at a time, not n = {request.sampling.n}.")
         (row,) = self._rows(0, request)
         return self._deltas(row)
+
+    def score(self, requests: Sequence[Request]) -> list[tuple[float, ...]]:
+        """By the way that training takes, so that what is served is what was trained; texts of like length together."""
+        head = self.model.head.kind
+        if head not in STATISTIC_OF:
+            raise UsageError(f"A model with a {head} head gives no scores and no vectors.")
+        scored = build_scored({"policy": self.model}, (Role("policy", head=self.model.head),))
+        asked, device = Pass((Stat(STATISTIC_OF[head]),), grad=False), next(self.model.module.parameters()).device
+        layout = Layout(int(self.model.tokenizer.pad_token_id))
+        found: dict[int, tuple[float, ...]] = {}
+        order = sorted(range(len(requests)), key=lambda i: -len(requests[i].ids))
+        for start in range(0, len(order), self.options.max_batch):
+            places = order[start : start + self.options.max_batch]
+            inputs, fields, _, _ = collate_tokens([[_whole(requests[i])] for i in places], layout)
+            moved = [{name: value.to(device) for name, value in part.items()} for part in (inputs, fields)]
+            with torch.no_grad():
+                values = scored(*moved, [asked])["policy"][STATISTIC_OF[head]]
+            found |= {i: tuple(row) for i, row in zip(places, values.tolist(), strict=True)}
+        return [found[i] for i in range(len(requests))]
 
     def update(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
         """Put tensors into the module by name. Raises TkError for a name or shape that it does not have."""
@@ -219,6 +244,12 @@ class _Run:
         with torch.no_grad(), _evaluating(self.module):
             logits: Tensor = self.module(input_ids=ids, **inputs).logits
         return logits[:, -1].float()
+
+
+def _whole(request: Request) -> Example:
+    """A sequence of which nothing is trained."""
+    ids = np.asarray(request.ids, dtype=np.int32)
+    return Example(len(ids), {"ids": ids, "weights": np.zeros(len(ids), dtype=np.float32)}, {})
 
 
 def _batches(rows: Sequence[_Row], size: int) -> Iterator[list[_Row]]:

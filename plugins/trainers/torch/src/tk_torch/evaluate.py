@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tk.contracts import Batch, Method, Rows, Step, Strategy, World
+from tk.contracts import Batch, Method, Rows, Session, Step, Strategy
 from tk_data.evaluate import eval_batches
 from tk_parallel.processes import exchange
 from tk_tensor.collate import reduce_for
@@ -64,13 +64,25 @@ class Records:
 
 
 def evaluate(
-    parts: Parts, module: nn.Module, strategy: Strategy, world: World, batch_size: int, resamples: int, seed: int
+    parts: Parts,
+    module: nn.Module,
+    strategy: Strategy,
+    session: Session,
+    *,
+    batch_size: int,
+    resamples: int,
 ) -> Evaluation:
     """Every held-out example once, over all ranks, without dropout. The same result on every rank."""
+    world, seed = session.world, session.seed
     records = Records()
     module.eval()
     with torch.no_grad():
         for batch, indices in eval_batches(parts.data.eval, parts.method.collate, parts.layout, batch_size, world):
+            generated = parts.method.evaluate([parts.data.eval[i] for i in indices], session)
+            if generated is not None:
+                own = zip(indices, generated, strict=True)
+                records.found += [Record([index], {}, {k: (v, w) for k, (v, w) in f.items()}) for index, f in own]
+                continue
             moved = to_device(batch, world.device)
             outputs = module(moved.inputs, moved.fields, parts.method.passes(moved))
             if indices:
@@ -143,18 +155,22 @@ def summary(records: Sequence[Record], coefs: Mapping[str, float], resamples: in
     )
     scale = np.array([coefs[name] for name in terms])
 
+    objective = ["loss"] if terms else []
+
     def means(rows: np.ndarray) -> np.ndarray:
-        """The loss, then each metric, then each term."""
+        """The loss where there is one, then each metric, then each term."""
         totals = rows.sum(0)
         ratios = _ratio(totals[:, 0], totals[:, 1])
-        return np.concatenate([[scale @ ratios[: len(terms)]], ratios[len(terms) :], ratios[: len(terms)]])
+        return np.concatenate(
+            [[scale @ ratios[: len(terms)]] * len(objective), ratios[len(terms) :], ratios[: len(terms)]]
+        )
 
     drawn = np.random.Generator(np.random.PCG64(seed))
     again = np.stack([means(values[drawn.integers(0, len(values), len(values))]) for _ in range(resamples)])
     low, high = np.quantile(again, [0.025, 0.975], axis=0)
     found: dict[str, float] = {}
-    for i, (name, mean) in enumerate(zip(["loss", *metrics, *terms], means(values).tolist(), strict=True)):
-        if i <= len(metrics):
+    for i, (name, mean) in enumerate(zip([*objective, *metrics, *terms], means(values).tolist(), strict=True)):
+        if i < len(objective) + len(metrics):
             found |= {name: mean, f"{name}_low": float(low[i]), f"{name}_high": float(high[i])}
         elif len(terms) > 1:
             found[name] = mean

@@ -26,8 +26,8 @@ from tk_data.prepare import Prepared
 from tk_torch import files
 
 RUN, LOG, CONFIG, CHECKPOINTS, FINAL = "run.json", "log.jsonl", "config.yaml", "checkpoints", "final"
-SKIPPED = "skipped.jsonl"
-OWN = (RUN, LOG, CONFIG, CHECKPOINTS, FINAL, SKIPPED, "report.html", "loss.png")
+SKIPPED, SAMPLES = "skipped.jsonl", "samples.jsonl"
+OWN = (RUN, LOG, CONFIG, CHECKPOINTS, FINAL, SKIPPED, SAMPLES, "report.html", "loss.png")
 """What a run's folder holds, and `output.overwrite` deletes."""
 
 
@@ -89,6 +89,8 @@ class Record:
                 data.rejects.write(rejects)
             write_file(self._folder / CONFIG, to_yaml(config))
             write_file(self._folder / LOG, _until(self._folder / LOG, step))
+            if (self._folder / SAMPLES).exists():
+                write_file(self._folder / SAMPLES, _until(self._folder / SAMPLES, step))
             self._write()
         except TkError:
             if not step:
@@ -127,8 +129,13 @@ class Record:
             self._line({"kind": "eval", "step": step, "set": name, **figures})
         self._track("eval", step, flat)
 
-    def _line(self, values: Mapping[str, Any]) -> None:
-        with explained(self._folder / LOG), (self._folder / LOG).open("a", encoding="utf-8") as file:
+    def samples(self, step: int, made: Sequence[Mapping[str, Any]]) -> None:
+        """What was generated for a step: a line each of samples.jsonl."""
+        for sample in made:
+            self._line({"step": step, **sample}, SAMPLES)
+
+    def _line(self, values: Mapping[str, Any], name: str = LOG) -> None:
+        with explained(self._folder / name), (self._folder / name).open("a", encoding="utf-8") as file:
             file.write(files.json_text(values) + "\n")
 
     def _track(self, kind: Literal["train", "eval"], step: int, figures: Mapping[str, float]) -> None:

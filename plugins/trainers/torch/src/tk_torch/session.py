@@ -3,33 +3,80 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from tk.compose import Plan
-from tk.contracts import Batch, Pass, Rows, Strategy, World
-from tk.errors import TkError
+from tk.contracts import Batch, Completion, Engine, Pass, Request, Reward, Rows, Strategy, World
+from tk.errors import TkError, UsageError
+from tk.inference import default_engine, score
+from tk.sample import Sample
+from tk_parallel.processes import exchange
 from tk_torch.assemble import Parts, load
 from tk_torch.update import to_device
 
 
-class Running:
+class _Settings:
+    """What a session knows of the config."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.sampling, self.seed, self.steps = plan.config.sampling, plan.config.train.seed, plan.config.train.steps
+        self.rewards = {name: chosen.weight for name, chosen in plan.many("rewards").items()}
+        self._plan = plan
+
+
+class Running(_Settings):
     """The Session of a run. Every rank calls it equally often."""
 
     def __init__(self, plan: Plan, parts: Parts, module: nn.Module, strategy: Strategy, world: World) -> None:
-        self._plan = plan
+        super().__init__(plan)
+        self.world, self.template, self.layout = world, parts.template, parts.layout
         self._parts = parts
         self._module = module
         self._strategy = strategy
-        self._world = world
+
+    def generate(self, requests: Sequence[Request]) -> list[list[Completion]]:
+        """By an engine that shares the policy's module. Raises UsageError where the weights are spread."""
+        if not requests:
+            return []
+        self._module.eval()
+        try:
+            with torch.no_grad():
+                return self._engine.generate(requests)
+        finally:
+            self._parts.training_mode(self._module)
+
+    @cached_property
+    def _engine(self) -> Engine:
+        if "sharding" in self._plan.one("strategy").component.spec.supports:
+            raise UsageError(
+                f"strategy {self._plan.one('strategy').name}: it shards the weights, and the engine in this process needs "
+                "all of them to generate: use the strategy ddp."
+            )
+        engine: Engine = default_engine(self._plan).build(model=self._parts.policy)
+        return engine
+
+    @cached_property
+    def _scorers(self) -> dict[str, Reward]:
+        return {name: chosen.build() for name, chosen in self._plan.many("rewards").items()}
+
+    def reward(self, samples: Sequence[Sample], completions: Sequence[Completion]) -> dict[str, Sequence[float | None]]:
+        """Raises TkError for a reward that breaks its contract."""
+        return score(self._scorers, list(zip(samples, completions, strict=True))) if samples else {}
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every rank's value."""
+        return exchange(self._strategy.gather, value)
 
     def score(self, batches: Sequence[Batch], passes: Sequence[Pass]) -> list[Mapping[str, Rows]]:
         """Statistics of each batch, without gradient and without dropout."""
         self._module.eval()
         try:
             with torch.no_grad():
-                moved = [to_device(batch, self._world.device) for batch in batches]
+                moved = [to_device(batch, self.world.device) for batch in batches]
                 return [self._module(batch.inputs, batch.fields, passes) for batch in moved]
         finally:
             self._parts.training_mode(self._module)
@@ -40,7 +87,7 @@ class Running:
         Merged into a copy on the CPU that is loaded anew, so that the weights in training are not touched.
         """
         trained = role_weights(self._parts, dict(self._strategy.weights(self._module, trainable=True)))
-        if self._world.rank:
+        if self.world.rank:
             return
         first = self._parts.first
         role = next(role for role in self._parts.roles if role.name == first)
@@ -56,14 +103,11 @@ class Running:
         yield from ((name, value.detach()) for name, value in model.module.state_dict().items())
 
 
-class Unstarted:
-    """The Session of a run that is only planned: it has no weights to ask for."""
+class Unstarted(_Settings):
+    """The Session of a run that is only planned: it has no model to be asked."""
 
-    def score(self, batches: Sequence[Batch], passes: Sequence[Pass]) -> list[Mapping[str, Rows]]:
-        raise TkError("The run is only planned: there is no model to score with.")
-
-    def weights(self) -> Iterator[tuple[str, Tensor]]:
-        raise TkError("The run is only planned: there are no weights.")
+    def __getattr__(self, name: str) -> Any:
+        raise TkError(f"The run is only planned: its session has no {name!r} yet.")
 
 
 def role_weights(parts: Parts, weights: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:

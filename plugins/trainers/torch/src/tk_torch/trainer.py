@@ -42,7 +42,7 @@ class TorchTrainer:
         """What `fit` would do: the data is read and encoded, the models have shapes only."""
         world = World(0, int(os.environ.get("WORLD_SIZE", "1")), "cpu")
         parts = assemble(plan, world, device="meta")
-        return described(plan, parts, world, len(parts.method.source(parts.loader, Unstarted())))
+        return described(plan, parts, world, len(parts.method.source(parts.loader, Unstarted(plan))))
 
     def fit(self, plan: Plan, observers: Sequence[Tracker] = ()) -> TrainResult:
         """Train. `observers` are told of the run's figures on rank 0, besides the config's trackers."""
@@ -177,12 +177,15 @@ class _Run:
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * factor
         sums = self.updater.backward(window.batches, totals)
-        told = exchange(self.strategy.gather, {"sums": sums.plain(), "signal": signals.received})
+        own = {"sums": sums.plain(), "signal": signals.received, "samples": list(window.samples)}
+        told = exchange(self.strategy.gather, own)
         found = figures([part["sums"] for part in told], totals.weights)
         norm = self.updater.update() if math.isfinite(found["loss"]) else self.updater.drop()
         progress.advance(window, totals.tokens, skipped=math.isnan(norm))
         if math.isnan(norm):
             self._check_finite(found["loss"], sums)
+        if self.record:
+            self.record.samples(progress.step, [sample for part in told for sample in part["samples"]])
         self.callbacks.step = progress.step
         self.speed.add(totals.tokens, time.perf_counter() - begun)
         self.metrics = {
@@ -225,10 +228,9 @@ class _Run:
             self.parts,
             self.module,
             self.strategy,
-            self.world,
+            self.session,
             batch_size=self.eval.batch_size,
             resamples=self.options.resamples,
-            seed=self.train.seed,
         )
         flat = found.flat()
         self.progress.evals = {"sets": found.sets, "flat": flat}

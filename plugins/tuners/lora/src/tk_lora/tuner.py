@@ -126,7 +126,7 @@ class LoraTuner:
         module.eval()
         try:
             with torch.no_grad():
-                tuned, untuned = module(input_ids=ids).logits, self._untuned(module, ids)
+                tuned, untuned = module(input_ids=ids)[0], self._untuned(module, ids)
         finally:
             for part, mode in modes.items():
                 part.training = mode
@@ -139,8 +139,8 @@ class LoraTuner:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about trained biases, which are put back here
             with nullcontext() if changes_base(self.options) else module.disable_adapter():
-                logits: Tensor = torch.func.functional_call(module, first, kwargs={"input_ids": ids}).logits
-        return logits
+                output: Tensor = torch.func.functional_call(module, first, kwargs={"input_ids": ids})[0]
+        return output
 
     def _complete(self, module: Any, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         own = {name: p.detach() for name, p in module.named_parameters(remove_duplicate=False)}

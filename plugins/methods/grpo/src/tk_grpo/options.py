@@ -1,0 +1,61 @@
+"""Options of the method, of its parts, and of the reward on length."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from tk.config.options import doc
+
+
+@dataclass(frozen=True)
+class GrpoOptions:
+    """Options of `grpo`, `dapo` and `rloo`. How many answers a prompt gets is `sampling.n`."""
+
+    kl: Annotated[
+        float, doc("Factor on the divergence from the untuned model (k3 estimator); 0 needs no reference.", ge=0)
+    ] = 0.0
+    kl_in: Annotated[
+        Literal["loss", "reward"], doc("The divergence is a term of the loss, or is taken off each answer's reward.")
+    ] = "loss"
+    kl_unbiased: Annotated[
+        bool,
+        doc("Multiply the divergence by the ratio, so that its gradient is that of the reverse KL (arXiv 2512.02556)."),
+    ] = True
+    reference: Annotated[
+        str | None, doc("Checkpoint of the reference model; by default the model as it was before training.")
+    ] = None
+    steps_per_rollout: Annotated[int, doc("Optimizer steps on the prompts that are generated for at once.", ge=1)] = 1
+    iterations: Annotated[int, doc("Passes over what was generated.", ge=1)] = 1
+    mask_truncated: Annotated[bool, doc("Answers that were cut off are not trained on.")] = False
+    resample: Annotated[
+        int,
+        doc("Prompts whose answers all have one reward are answered again, up to so many times, then left out.", ge=0),
+    ] = 0
+
+
+@dataclass(frozen=True)
+class GroupOptions:
+    """Options of the advantage `group`."""
+
+    scale: Annotated[Literal["group", "batch", "none"], doc("Whose standard deviation rewards are divided by.")] = (
+        "group"
+    )
+    epsilon: Annotated[float, doc("Added to the standard deviation.", gt=0)] = 1e-4
+
+
+@dataclass(frozen=True)
+class ClipOptions:
+    """Options of the clip `clip`."""
+
+    low: Annotated[float, doc("The ratio counts down to 1 - low.", gt=0, lt=1)] = 0.2
+    high: Annotated[float | None, doc("It counts up to 1 + high; as low unless given.", gt=0)] = None
+    most: Annotated[float | None, doc("Two-sided: the ratio never counts for more than this.", gt=1)] = None
+
+
+@dataclass(frozen=True)
+class SoftOverlongOptions:
+    """Options of the reward `soft-overlong`."""
+
+    limit: Annotated[int, doc("Tokens from which on an answer is too long.", ge=1)]
+    margin: Annotated[int, doc("Tokens before the limit over which the penalty grows from 0 to -1.", ge=1)]

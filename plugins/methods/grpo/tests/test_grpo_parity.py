@@ -1,0 +1,268 @@
+"""Advantages, losses and gradients equal TRL's released trainers on the same answers, in every layout."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pytest
+import torch
+import trl
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from torch import Tensor, nn
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from tk.contracts import Layout, LoadedModel
+from tk_grpo import advantages, objective
+from tk_grpo.groups import Answer, Group
+from tk_grpo.method import Grpo
+from tk_grpo.options import ClipOptions, GroupOptions, GrpoOptions
+from tk_tensor import branches
+from tk_tensor.collate import reduce_for
+from tk_tensor.scored import build_scored
+
+SHAPES = [(7, (5, 3, 6)), (12, (2, 4, 1))]
+"""Tokens of each prompt and of its answers."""
+LIMIT = 8
+LAYOUTS = {
+    "right": Layout(pad_id=0),
+    "left": Layout(pad_id=0, side="left"),
+    "packed": Layout(pad_id=0, packing=True),
+    "shared": Layout(pad_id=0, shared_prefix=True),
+    "shared, left": Layout(pad_id=0, shared_prefix=True, side="left"),
+}
+CLIP, HIGHER = ClipOptions(), ClipOptions(0.2, 0.28)
+KL = GrpoOptions(kl=0.04, reference="elsewhere")
+VARIANTS: Mapping[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "grpo": ({"options": KL, "clip": CLIP, "aggregation": "sequence"}, {"loss_type": "grpo", "beta": 0.04}),
+    "grpo, biased KL": (
+        {
+            "options": GrpoOptions(kl=0.04, kl_unbiased=False, reference="elsewhere"),
+            "clip": CLIP,
+            "aggregation": "sequence",
+        },
+        {"loss_type": "grpo", "beta": 0.04, "use_bias_correction_kl": False},
+    ),
+    "grpo without KL": ({"clip": CLIP, "aggregation": "sequence"}, {"loss_type": "grpo", "beta": 0.0}),
+    "dapo": (
+        {"clip": HIGHER, "aggregation": "token"},
+        {"loss_type": "dapo", "beta": 0.0, "epsilon": 0.2, "epsilon_high": 0.28},
+    ),
+    "dr. grpo": ({"clip": CLIP, "aggregation": "constant"}, {"loss_type": "dr_grpo", "beta": 0.0}),
+    "gspo": (
+        {"clip": CLIP, "aggregation": "sequence", "ratio": "sequence"},
+        {"loss_type": "grpo", "beta": 0.0, "importance_sampling_level": "sequence"},
+    ),
+    "two-sided": (
+        {"clip": ClipOptions(0.2, 0.2, 1.5), "aggregation": "sequence"},
+        {"loss_type": "grpo", "beta": 0.0, "delta": 1.5},
+    ),
+}
+AGGREGATIONS = {"sequence": objective.by_sequence, "token": objective.by_token, "constant": objective.by_constant}
+RATIOS = {
+    "token": objective.token_ratio,
+    "sequence": objective.sequence_ratio,
+    "sequence-sum": objective.sequence_sum_ratio,
+}
+
+
+def method_of(
+    options: GrpoOptions | None = None, clip: ClipOptions = CLIP, aggregation: str = "sequence", ratio: str = "token"
+) -> Grpo:
+    made = Grpo(
+        options or GrpoOptions(),
+        {},
+        advantages.Group(GroupOptions()),
+        RATIOS[ratio],
+        objective.Clip(clip),
+        AGGREGATIONS[aggregation],
+    )
+    made.temperature, made.limit = 0.7, LIMIT
+    return made
+
+
+@pytest.fixture(scope="module")
+def models() -> tuple[nn.Module, nn.Module]:
+    """A policy that has moved away from its reference."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=101,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+    )
+    reference = LlamaForCausalLM(config)
+    policy = copy.deepcopy(reference)
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return policy, reference
+
+
+@pytest.fixture(scope="module")
+def groups(models: tuple[nn.Module, nn.Module]) -> list[Group]:
+    """Answers with advantages, and log-probs of an older policy."""
+    draw = np.random.default_rng(0)
+    made = []
+    for prompt, lengths in SHAPES:
+        ids = draw.integers(1, 101, prompt).tolist()
+        answers = []
+        for length in lengths:
+            answer = draw.integers(1, 101, length).tolist()
+            old = (_logps(models[0], ids, answer) + torch.from_numpy(draw.normal(0, 0.3, length)).float()).tolist()
+            answers.append(Answer(answer, advantage=float(draw.normal()), old=old))
+        made.append(Group(ids, answers))
+    return made
+
+
+@torch.no_grad()
+def _logps(model: nn.Module, prompt: list[int], answer: list[int]) -> Tensor:
+    ids = torch.tensor([prompt + answer])
+    logps = (model(input_ids=ids).logits[0, len(prompt) - 1 : -1] / 0.7).log_softmax(-1)
+    return logps.gather(1, ids[0, len(prompt) :, None])[:, 0]
+
+
+def gradient(model: nn.Module) -> Tensor:
+    return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+
+
+def ours(
+    models: tuple[nn.Module, nn.Module], groups: list[Group], method: Grpo, layout: Layout, micro: int = 2
+) -> tuple[float, Tensor]:
+    policy, reference = models
+    loaded = {"policy": LoadedModel(policy, None, "")}
+    if method.options.kl:
+        loaded["reference"] = LoadedModel(reference, None, "")
+    scored = build_scored(loaded, method.roles(), None)  # type: ignore[arg-type]
+    batches = [method.batch(groups[i : i + micro], layout) for i in range(0, len(groups), micro)]
+    policy.zero_grad()
+    value = 0.0
+    totals = {name: sum(b.weights[name] for b in batches) for name in batches[0].weights}
+    for batch in batches:
+        outputs = scored(batch.inputs, batch.fields, method.passes(batch))
+        terms = method.loss(outputs, batch, reduce_for(batch)).terms
+        part = torch.stack([term.coef * term.sum / totals[name] for name, term in terms.items()]).sum()
+        part.backward()
+        value += part.item()
+    return value, gradient(policy)
+
+
+def padded(rows: list[list[float]], side: str, fill: float = 0) -> Tensor:
+    width = max(map(len, rows))
+    blank = [[fill] * (width - len(row)) for row in rows]
+    return torch.tensor([b + r if side == "left" else r + b for r, b in zip(rows, blank, strict=True)])
+
+
+def inputs_of(models: tuple[nn.Module, nn.Module], groups: list[Group]) -> dict[str, Any]:
+    """The same answers as TRL's trainers take them."""
+    flat = [(list(group.prompt), answer) for group in groups for answer in group.answers]
+    mask = padded([[1] * len(a.ids) for _, a in flat], "right")
+    return {
+        "prompt_ids": padded([p for p, _ in flat], "left"),
+        "prompt_mask": padded([[1] * len(p) for p, _ in flat], "left"),
+        "completion_ids": padded([list(a.ids) for _, a in flat], "right"),
+        "completion_mask": mask,
+        "advantages": torch.tensor([a.advantage for _, a in flat]),
+        "old_per_token_logps": padded([list(a.old) for _, a in flat], "right"),
+        "old_logps": torch.tensor([sum(a.old) for _, a in flat]),
+        "ref_per_token_logps": padded([_logps(models[1], p, list(a.ids)).tolist() for p, a in flat], "right"),
+        "num_items_in_batch": mask.sum(),
+    }
+
+
+def trainer_of(kind: str, model: nn.Module, folder: Path, **options: Any) -> Any:
+    words = {f"w{i}": i for i in range(101)}
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(WordLevel(words, unk_token="w0")), pad_token="w0", eos_token="w0"
+    )
+    config = getattr(trl, f"{kind}Config")(
+        output_dir=str(folder),
+        report_to=[],
+        use_cpu=True,
+        bf16=False,
+        gradient_checkpointing=False,
+        save_strategy="no",
+        num_generations=3,
+        per_device_train_batch_size=6,
+        max_completion_length=LIMIT,
+        temperature=0.7,
+        **options,
+    )
+    trainer = getattr(trl, f"{kind}Trainer")(
+        model=model,
+        reward_funcs=lambda completions, **_: [0.0] * len(completions),
+        args=config,
+        train_dataset=datasets.Dataset.from_list([{"prompt": "w1"}] * 6),
+        processing_class=tokenizer,
+    )
+    trainer.current_gradient_accumulation_steps = 1
+    return trainer
+
+
+def same(one: tuple[float, Tensor], other: tuple[float, Tensor], what: str, bound: float = 1e-5) -> None:
+    assert one[0] == pytest.approx(other[0], rel=bound, abs=1e-7), what
+    assert torch.linalg.norm(one[1] - other[1]) <= bound * torch.linalg.norm(other[1]), what
+
+
+@pytest.mark.parametrize("name", sorted(VARIANTS))
+def test_loss_and_gradients_equal_trls_grpo(
+    models: tuple[nn.Module, nn.Module],
+    groups: list[Group],
+    name: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(branches, "SHARED_FROM", 0.0)
+    parts, options = VARIANTS[name]
+    kl = options["beta"]
+    trainer = trainer_of("GRPO", copy.deepcopy(models[0]), tmp_path, **{**options, "beta": 0.0})
+    trainer.beta = kl  # with it from the start a reference would be loaded by name; its log-probs are given
+    loss = trainer._compute_loss(trainer.model, inputs_of(models, groups))
+    loss.backward()
+    expected = loss.item(), gradient(trainer.model)
+    for layout_name, layout in LAYOUTS.items():
+        same(ours(models, groups, method_of(**parts), layout), expected, layout_name)
+    same(ours(models, groups, method_of(**parts), LAYOUTS["right"], micro=1), expected, "accumulated")
+
+
+def test_loss_and_gradients_equal_trls_rloo(
+    models: tuple[nn.Module, nn.Module], groups: list[Group], tmp_path: Path
+) -> None:
+    trainer = trainer_of("RLOO", copy.deepcopy(models[0]), tmp_path, beta=0.0)
+    loss = trainer._compute_loss(trainer.model, inputs_of(models, groups))
+    loss.backward()
+    method = method_of(ratio="sequence-sum")
+    same(ours(models, groups, method, LAYOUTS["right"]), (loss.item(), gradient(trainer.model)), "rloo")
+
+
+REWARDS = torch.tensor([[1.0, 0.0, 0.5], [2.0, 2.0, 2.0], [1.0, float("nan"), 0.0]], dtype=torch.float64)
+
+
+@pytest.mark.parametrize("scale", ["group", "batch", "none"])
+def test_advantages_are_those_of_the_group(scale: Any) -> None:
+    found = advantages.Group(GroupOptions(scale))(REWARDS)
+    for g, row in enumerate(REWARDS.tolist()):
+        there = [r for r in row if r == r]
+        spread = {"group": there, "batch": [r for r in REWARDS.flatten().tolist() if r == r], "none": []}[scale]
+        divisor = float(torch.tensor(spread, dtype=torch.float64).std()) + 1e-4 if spread else 1.0
+        for i, r in enumerate(row):
+            expected = 0.0 if r != r else (r - sum(there) / len(there)) / divisor
+            assert float(found[g, i]) == pytest.approx(expected, abs=1e-9)
+
+
+def test_leave_one_out_is_the_mean_of_the_others() -> None:
+    found = advantages.leave_one_out(REWARDS)
+    assert found.tolist() == [
+        pytest.approx([1 - 0.25, 0 - 0.75, 0.5 - 0.5]),
+        pytest.approx([0, 0, 0]),
+        pytest.approx([1 - 0, 0, 0 - 1]),
+    ]
+    alone = torch.tensor([[1.0, float("nan")]])
+    assert advantages.leave_one_out(alone).tolist() == [[0.0, 0.0]]
