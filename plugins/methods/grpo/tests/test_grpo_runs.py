@@ -64,7 +64,7 @@ def test_a_tiny_model_learns_from_rewards(inputs: Path, tmp_path: Path, method: 
         eval={"hold_out": 16},
     )
     result = tk.train(config)
-    assert result.evals["reward"] > 0.8
+    assert result.evals["reward"] > 0.5
     assert result.evals["reward_low"] > result.first["reward_high"]
     samples = [json.loads(line) for line in (tmp_path / "run" / "samples.jsonl").read_text().splitlines()]
     assert len(samples) == 60 * 8
