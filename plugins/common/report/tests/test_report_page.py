@@ -241,12 +241,12 @@ def test_answers_of_the_last_rollout_stand_beside_their_rewards(tmp_path):
             "prompt": f"What is {step} + <1>?",
             "answers": [
                 {
-                    "text": "No <b>idea</b>",
-                    "reward": 0.25,
+                    "answer": "No <b>idea</b>",
+                    "total": 0.25,
                     "rewards": {"accuracy": 0.0, "format": None},
                     "advantage": -1.0,
                 },
-                {"text": "Four", "reward": 1.0, "rewards": {"accuracy": 1.0, "format": 1.0}, "advantage": 1.0},
+                {"answer": "Four", "total": 1.0, "rewards": {"accuracy": 1.0, "format": 1.0}, "advantage": 1.0},
             ],
         }
         for step in (1, 3)

@@ -238,12 +238,12 @@ def _rewarded(run: Run) -> str:
         names = list(dict.fromkeys(name for answer in answers for name in answer.get("rewards") or {}))
         rows = [
             (
-                esc(answer.get("text")) or "<i>nothing</i>",
+                esc(answer.get("answer")) or "<i>nothing</i>",
                 *(figure((answer.get("rewards") or {}).get(name)) for name in names),
-                figure(answer.get("reward")),
+                figure(answer.get("total")),
                 figure(answer.get("advantage")),
             )
-            for answer in sorted(answers, key=lambda answer: -(number(answer.get("reward")) or 0.0))
+            for answer in sorted(answers, key=lambda answer: -(number(answer.get("total")) or 0.0))
         ]
         head = ("answer", *map(esc, names), "reward", "advantage")
         ask = f'<div class="ask">{esc(_text(group.get("prompt")))}</div>'

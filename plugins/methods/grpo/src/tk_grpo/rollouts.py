@@ -272,7 +272,7 @@ def _shown(group: Group) -> dict[str, Any]:
         "origin": group.origin,
         "prompt": group.question,
         "answers": [
-            {"text": a.text, "reward": _number(a.reward), "rewards": dict(a.rewards), "advantage": a.advantage}
+            {"answer": a.text, "total": _number(a.reward), "rewards": dict(a.rewards), "advantage": a.advantage}
             for a in group.answers
         ],
     }
