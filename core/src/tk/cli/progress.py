@@ -34,7 +34,10 @@ def counted(items: Counted, what: str, stream: TextIO, every: float = 5.0) -> It
 
 
 class Progress:
-    """A tracker that shows a run: loss, tokens a second and the time left. Lines are at least `every` seconds apart where there is no terminal."""
+    """A tracker that shows a run: loss, tokens a second and the time left.
+
+    Lines are at least `every` seconds apart where there is no terminal.
+    """
 
     def __init__(self, stream: TextIO, every: float = 5.0) -> None:
         self._stream, self._every = stream, every

@@ -116,8 +116,9 @@ class Rollouts:
         self._compare(groups)
         made = iter(groups)
         planned = [[[next(made) for _ in micro] for micro in own] for own in prompts]
-        if len(taken) * self.options.iterations > 1:
-            self._remember(planned)
+        scored = self.method.options.kl and self.method.options.kl_in == "reward"  # alike on every rank
+        if len(taken) * self.options.iterations > 1 and not scored:
+            self._score(groups)
         return planned
 
     def _replaced(self, groups: list[Group], flat: Sequence[tuple[Prompt, str]]) -> list[Group]:
@@ -181,14 +182,6 @@ class Rollouts:
                 answer.advantage = float(value)
                 if math.isnan(answer.reward):
                     answer.trained, answer.reward = False, 0.0
-
-    def _remember(self, planned: Planned) -> None:
-        """Log-probs before the first update, against which later ones are held."""
-        groups = [group for step in planned for micro in step for group in micro]
-        if not all(answer.old for group in groups for answer in group.answers if answer.trained):
-            self._score(groups)
-        if not any(self.session.gather(bool(groups))):
-            raise TkError("There is no prompt to answer in this rollout.")
 
     def _score(self, groups: list[Group]) -> None:
         """Log-probs of each answer's tokens by the policy as it stands, and by the reference where there is one."""

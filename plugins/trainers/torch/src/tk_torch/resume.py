@@ -18,7 +18,7 @@ from tk_torch import files, seeds
 from tk_torch.checkpoints import Checkpoints, Saved
 from tk_torch.ranks import on_rank_0
 
-FREE = ("output", "report", "trackers", "plugins", "sampling", "engines", "rewards", "launcher", "evaluators")
+FREE = ("output", "report", "trackers", "plugins", "launcher", "evaluators")
 FREE_FIELDS = (
     "train.resume",
     "train.log_every",
