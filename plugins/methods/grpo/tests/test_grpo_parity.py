@@ -19,9 +19,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from tk.contracts import Layout, LoadedModel
 from tk_grpo import advantages, objective
-from tk_grpo.groups import Answer, Group
 from tk_grpo.method import Grpo
 from tk_grpo.options import ClipOptions, GroupOptions, GrpoOptions
+from tk_rollouts.answers import Answer, Group
 from tk_tensor import branches
 from tk_tensor.collate import reduce_for
 from tk_tensor.scored import build_scored
@@ -117,7 +117,7 @@ def groups(models: tuple[nn.Module, nn.Module]) -> list[Group]:
         for length in lengths:
             answer = draw.integers(1, 101, length).tolist()
             old = (_logps(models[0], ids, answer) + torch.from_numpy(draw.normal(0, 0.3, length)).float()).tolist()
-            answers.append(Answer(answer, advantage=float(draw.normal()), old=old))
+            answers.append(Answer(answer, advantage=float(draw.normal()), tokens={"old": old}))
         made.append(Group(ids, answers))
     return made
 
@@ -170,8 +170,8 @@ def inputs_of(models: tuple[nn.Module, nn.Module], groups: list[Group]) -> dict[
         "completion_ids": padded([list(a.ids) for _, a in flat], "right"),
         "completion_mask": mask,
         "advantages": torch.tensor([a.advantage for _, a in flat]),
-        "old_per_token_logps": padded([list(a.old) for _, a in flat], "right"),
-        "old_logps": torch.tensor([sum(a.old) for _, a in flat]),
+        "old_per_token_logps": padded([list(a.tokens["old"]) for _, a in flat], "right"),
+        "old_logps": torch.tensor([sum(a.tokens["old"]) for _, a in flat]),
         "ref_per_token_logps": padded([_logps(models[1], p, list(a.ids)).tolist() for p, a in flat], "right"),
         "num_items_in_batch": mask.sum(),
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -27,12 +27,15 @@ from tk.contracts import (
     Template,
     Term,
 )
-from tk.errors import DataError, UsageError
+from tk.errors import UsageError
 from tk.sample import Sample
 from tk_grpo.contracts import Advantage, Aggregation, Clip, Ratio
-from tk_grpo.groups import Group, Prompt
 from tk_grpo.options import GrpoOptions
-from tk_grpo.rollouts import Rollouts, evaluated
+from tk_grpo.rollouts import roll_out
+from tk_rollouts.answers import Group, answers_of, token_field
+from tk_rollouts.generate import evaluated
+from tk_rollouts.prompts import collate_prompts, encode_prompts
+from tk_rollouts.source import Rollouts, check_sampling
 from tk_tensor.branches import collate_trees
 
 
@@ -71,37 +74,30 @@ class Grpo:
         return (policy, Role("reference", trainable=False, of="policy", adapter_off=True))
 
     def source(self, data: Source, session: Session) -> Source:
-        return Rollouts(data, session, self)
+        check_sampling(session, least=2)
+        self.temperature, self.limit = session.sampling.temperature, session.sampling.max_tokens
+        return Rollouts(
+            data,
+            session,
+            roll_out=partial(roll_out, self, session),
+            batch=self.batch,
+            steps=self.options.steps_per_rollout,
+            iterations=self.options.iterations,
+        )
 
     def evaluate(self, examples: Sequence[Example], session: Session) -> list[Figures] | None:
         return evaluated([e.values["prompt"] for e in examples], session)
 
     def encode(self, samples: Sequence[Sample], template: Template, limit: Limit) -> list[Sequence[Example]]:
-        """A prompt of each sample; an answer that stands in the row is not shown to the model."""
-        asked = [replace(sample, messages=_prompt(sample)) for sample in samples]
-        found: list[Sequence[Example]] = []
-        for sample, encoding in zip(asked, template.encode(asked, generation=True), strict=True):
-            ids = list(encoding.ids)
-            if limit.max_length is None or len(ids) <= limit.max_length:
-                found.append([Example(len(ids), {"prompt": Prompt(ids, sample)}, {}, sample.origin)])
-            elif limit.truncation == "drop":
-                found.append([])
-            else:
-                raise DataError(
-                    f"{sample.origin}: the prompt has {len(ids)} tokens, more than data.max_length {limit.max_length}: "
-                    "raise it, or leave such rows out with data.truncation drop."
-                )
-        return found
+        return encode_prompts(samples, template, limit)
 
     def collate(self, rows: Sequence[Sequence[Example]], layout: Layout) -> Batch:
-        """Prompts, for which answers are still to be generated."""
-        prompts = [e.values["prompt"] for row in rows for e in row]
-        return Batch({}, {"prompts": prompts}, {}, len(prompts))
+        return collate_prompts(rows)
 
     def batch(self, groups: Sequence[Group], layout: Layout) -> Batch:
         """What is trained on: a sample is an answer with its prompt."""
         inputs, fields, samples, tokens = collate_trees([[group.tree] for group in groups], layout)
-        answers = [answer for group in groups for answer in group.answers]
+        answers = answers_of(groups)
         lengths = torch.zeros(samples).index_add(0, fields["rows"], fields["token_weights"])
         factors, normalisers = self.aggregation(lengths, self.limit)
         normalisers = normalisers * torch.tensor([float(answer.trained) for answer in answers])
@@ -113,10 +109,8 @@ class Grpo:
             "tokens": torch.tensor([float(len(answer.ids)) for answer in answers]),
             "truncated": torch.tensor([float(answer.truncated) for answer in answers]),
         }
-        kept = [answer for answer in answers if answer.trained]
-        for name in ("old", "reference"):
-            if kept and all(getattr(answer, name) for answer in kept):
-                fields[f"{name}_logps"] = torch.tensor([value for answer in kept for value in getattr(answer, name)])
+        given = {f"{name}_logps": token_field(groups, name) for name in ("old", "reference")}
+        fields |= {name: values for name, values in given.items() if values is not None}
         weights = dict.fromkeys(("policy", "kl") if self.in_loss else ("policy",), float(normalisers.sum()))
         return Batch(inputs, fields, weights, samples, tokens, origins=[group.origin for group in groups])
 
@@ -156,12 +150,3 @@ def _of_answers(fields: Mapping[str, Any]) -> dict[str, tuple[Tensor, float]]:
     count = float(len(fields["rewards"]))
     names = {"reward": "rewards", "answer_tokens": "tokens", "truncated": "truncated"}
     return {name: (fields[key].sum(), count) for name, key in names.items()}
-
-
-def _prompt(sample: Sample) -> tuple[Any, ...]:
-    messages = sample.messages
-    while messages and messages[-1].role == "assistant":
-        messages = messages[:-1]
-    if not messages:
-        raise DataError(f"{sample.origin}: there is no prompt: no message before the assistant's.")
-    return messages

@@ -1,4 +1,4 @@
-"""Prompts, and the answers that were generated to them."""
+"""Answers that were generated to a prompt, with what is known of each and of its tokens."""
 
 from __future__ import annotations
 
@@ -7,17 +7,10 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from tk.sample import Sample
 from tk_tensor.branches import Tree
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """A conversation up to where the assistant is to speak: its tokens, and the row that it is of."""
-
-    ids: Sequence[int]
-    sample: Sample
 
 
 @dataclass
@@ -25,8 +18,9 @@ class Answer:
     """A generated answer.
 
     ids: its tokens. trained: whether they are (not where it was cut off and such are masked, nor of fillers).
-    logps: of the sampled distribution, as the engine gave them. old, reference: log-probs [tokens] before the first update.
-    rewards: by name, None where one does not apply. reward: their weighted sum, less the divergence where it is taken off.
+    rewards: by name, None where one does not apply. reward: what the method makes of their weighted sum.
+    advantage: of the whole answer; the mean where each token has its own.
+    figures: further numbers of the answer. tokens: numbers of its tokens (old and reference log-probs, values …), by name.
     """
 
     ids: Sequence[int]
@@ -36,8 +30,8 @@ class Answer:
     rewards: Mapping[str, float | None] = field(default_factory=dict)
     reward: float = 0.0
     advantage: float = 0.0
-    old: Sequence[float] = ()
-    reference: Sequence[float] = ()
+    figures: dict[str, float] = field(default_factory=dict)
+    tokens: dict[str, Sequence[float]] = field(default_factory=dict)
 
 
 @dataclass
@@ -58,11 +52,6 @@ class Group:
         ]
         return Tree(np.asarray(self.prompt, dtype=np.int32), branches)
 
-    @property
-    def teaches(self) -> bool:
-        """Whether its answers have different rewards."""
-        return len({answer.reward for answer in self.answers}) > 1
-
     def plain(self) -> dict[str, Any]:
         """JSON-able, for the cursor."""
         found = asdict(self)
@@ -76,3 +65,22 @@ class Group:
 
 Micro = list[Group]
 """The groups of one forward pass; none: a filler."""
+
+Planned = list[list[Micro]]
+"""Micro-batches of each optimizer step that one rollout is for."""
+
+
+def answers_of(groups: Sequence[Group]) -> list[Answer]:
+    """The answers of some groups, in the order of a batch's samples."""
+    return [answer for group in groups for answer in group.answers]
+
+
+def token_field(groups: Sequence[Group], name: str) -> Tensor | None:
+    """[N] numbers of the trained tokens, in the order of a batch's selected positions.
+
+    None where nothing is trained, or an answer has no such numbers.
+    """
+    kept = [answer for answer in answers_of(groups) if answer.trained]
+    if not kept or not all(answer.tokens.get(name) for answer in kept):
+        return None
+    return torch.tensor([value for answer in kept for value in answer.tokens[name]])

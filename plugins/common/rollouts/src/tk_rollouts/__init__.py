@@ -1,0 +1,1 @@
+"""Rollouts: what methods share that train on what the model generates."""

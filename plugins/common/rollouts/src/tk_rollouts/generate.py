@@ -1,0 +1,87 @@
+"""Answers to prompts and their rewards; the same however many processes there are."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from tk.contracts import Completion, Figures, Request, Session
+from tk_rollouts.answers import Answer, Group
+from tk_rollouts.prompts import Prompt
+
+Asked = tuple[Prompt, str]
+"""A prompt, and a mark that tells apart the times that it is asked."""
+
+
+def generated(session: Session, asked: Sequence[Asked], **changes: Any) -> list[list[Completion]]:
+    """Completions of prompts; the seed of each depends on the run, its row and its mark, and on nothing else."""
+    stop_ids = session.template.stop_ids()
+    requests = []
+    for prompt, mark in asked:
+        text = f"{session.seed} {prompt.sample.origin} {mark}"
+        seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:5], "big")
+        sampling = replace(session.sampling, seed=seed, **changes)
+        requests.append(Request(prompt.ids, sampling, stop_ids))
+    return session.generate(requests)
+
+
+def answered(
+    session: Session, asked: Sequence[Asked], *, trains: Callable[[Completion], bool] = lambda _: True
+) -> list[Group]:
+    """Answers and rewards of some prompts of this rank. trains: whether an answer that is not empty is trained on."""
+    completions = generated(session, asked)
+    flat = [(prompt, each) for (prompt, _), own in zip(asked, completions, strict=True) for each in own]
+    scores = session.reward([prompt.sample for prompt, _ in flat], [each for _, each in flat])
+    answers = iter(
+        _answer(each, {name: values[i] for name, values in scores.items()}, session.rewards, trains)
+        for i, (_, each) in enumerate(flat)
+    )
+    return [
+        Group(prompt.ids, [next(answers) for _ in own], prompt.sample.origin, prompt.sample.messages[-1].text)
+        for (prompt, _), own in zip(asked, completions, strict=True)
+    ]
+
+
+def _answer(
+    completion: Completion,
+    rewards: Mapping[str, float | None],
+    weights: Mapping[str, float],
+    trains: Callable[[Completion], bool],
+) -> Answer:
+    return Answer(
+        list(completion.ids),
+        trained=bool(completion.ids) and trains(completion),
+        truncated=completion.finish_reason == "length",
+        text=completion.text,
+        rewards=rewards,
+        reward=total(rewards, weights),
+    )
+
+
+def evaluated(prompts: Sequence[Prompt], session: Session) -> list[Figures]:
+    """Rewards of one greedy answer to each prompt, and its length."""
+    completions = [own[0] for own in generated(session, [(p, "held out") for p in prompts], n=1, temperature=0.0)]
+    scores = session.reward([prompt.sample for prompt in prompts], completions)
+    found: list[Figures] = []
+    for i, completion in enumerate(completions):
+        rewards = {name: values[i] for name, values in scores.items()}
+        whole = total(rewards, session.rewards)
+        figures = {"reward": (0.0, 0.0) if math.isnan(whole) else (whole, 1.0)}
+        if len(rewards) > 1:
+            figures |= {name: (value, 1.0) for name, value in rewards.items() if value is not None}
+        found.append({**figures, "answer_tokens": (float(len(completion.ids)), 1.0)})
+    return found
+
+
+def total(rewards: Mapping[str, float | None], weights: Mapping[str, float]) -> float:
+    """The weighted sum of the rewards that apply; nan where none does."""
+    there = [weights[name] * value for name, value in rewards.items() if value is not None]
+    return math.fsum(there) if there else math.nan
+
+
+def number(value: float) -> float | None:
+    """JSON-able: None for nan."""
+    return None if math.isnan(value) else value

@@ -1,0 +1,57 @@
+"""From rows to prompts: what an online method's `encode` and `collate` do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from tk.contracts import Batch, Example, Limit, Template
+from tk.errors import DataError
+from tk.sample import Sample
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A conversation up to where the assistant is to speak: its tokens, and the row that it is of."""
+
+    ids: Sequence[int]
+    sample: Sample
+
+
+def encode_prompts(samples: Sequence[Sample], template: Template, limit: Limit) -> list[Sequence[Example]]:
+    """A prompt of each sample; an answer that stands in the row is not shown to the model."""
+    asked = [replace(sample, messages=_prompt(sample)) for sample in samples]
+    found: list[Sequence[Example]] = []
+    for sample, encoding in zip(asked, template.encode(asked, generation=True), strict=True):
+        ids = list(encoding.ids)
+        if limit.max_length is None or len(ids) <= limit.max_length:
+            found.append([Example(len(ids), {"prompt": Prompt(ids, sample)}, {}, sample.origin)])
+        elif limit.truncation == "drop":
+            found.append([])
+        else:
+            raise DataError(
+                f"{sample.origin}: the prompt has {len(ids)} tokens, more than data.max_length {limit.max_length}: "
+                "raise it, or leave such rows out with data.truncation drop."
+            )
+    return found
+
+
+def collate_prompts(rows: Sequence[Sequence[Example]]) -> Batch:
+    """Prompts, for which answers are still to be generated."""
+    prompts = [e.values["prompt"] for row in rows for e in row]
+    return Batch({}, {"prompts": prompts}, {}, len(prompts))
+
+
+def prompts_of(batch: Batch) -> list[Prompt]:
+    """The prompts of a batch that `collate_prompts` made; none of a filler."""
+    return [] if batch.filler else list(batch.fields["prompts"])
+
+
+def _prompt(sample: Sample) -> tuple[Any, ...]:
+    messages = sample.messages
+    while messages and messages[-1].role == "assistant":
+        messages = messages[:-1]
+    if not messages:
+        raise DataError(f"{sample.origin}: there is no prompt: no message before the assistant's.")
+    return messages

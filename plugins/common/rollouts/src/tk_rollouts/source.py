@@ -1,0 +1,121 @@
+"""The outer loop: prompts → answers → what the method makes of them → windows of batches, on every rank alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from tk.contracts import Session, Source, Window
+from tk.errors import TkError, UsageError
+from tk_rollouts.answers import Group, Planned
+from tk_rollouts.generate import Asked, number
+from tk_rollouts.prompts import prompts_of
+from tk_rollouts.score import MakeBatch, batch_of
+
+RollOut = Callable[[Sequence[Asked], bool], list[Group]]
+"""Answers to prompts of this rank, ready to be trained on. The flag: they are trained on in more than one step."""
+
+
+class Rollouts:
+    """Implements tk.contracts.Source over a source of prompts.
+
+    A rollout is for `steps` windows of prompts, which are trained on `iterations` times. The cursor holds the answers
+    that are not used up, of every rank, so that a resumed run goes on with them and uses none twice.
+    """
+
+    def __init__(
+        self, data: Source, session: Session, *, roll_out: RollOut, batch: MakeBatch, steps: int, iterations: int
+    ) -> None:
+        self.data, self.session = data, session
+        self.roll_out, self.batch = roll_out, batch
+        self.steps, self.iterations = steps, iterations
+
+    def __len__(self) -> int:
+        return self.session.steps or len(self.data) * self.iterations
+
+    def updated(self, step: int, session: Session) -> None:
+        self.data.updated(step, session)
+
+    def windows(self, cursor: Mapping[str, Any] | None = None) -> Iterator[Window]:
+        data = self.data.windows(cursor["data"] if cursor else None)
+        try:
+            if cursor and cursor["pending"]:
+                yield from self._train(*restored(cursor, self.session), cursor["data"])
+            while taken := self._taken(data):
+                planned = self._planned(taken)
+                last = taken[-1]
+                made = [shown(group) for step in planned for micro in step for group in micro]
+                yield from self._train(planned, 0, last.epoch, last.cursor, made)
+        finally:
+            close = getattr(data, "close", None)
+            if close:
+                close()
+
+    def _train(
+        self,
+        planned: Planned,
+        done: int,
+        epoch: float,
+        cursor: Any,
+        made: Sequence[Mapping[str, Any]] = (),
+    ) -> Iterator[Window]:
+        """Windows of a rollout from the one after `done` on."""
+        total = len(planned) * self.iterations
+        for at in range(done, total):
+            batches = [batch_of(self.session, self.batch, micro) for micro in planned[at % len(planned)]]
+            left: dict[str, Any] = {"data": cursor, "pending": None}
+            if at + 1 < total:
+                own = [[[group.plain() for group in micro] for micro in step] for step in planned]
+                left["pending"] = {"done": at + 1, "epoch": epoch, "ranks": self.session.gather(own)}
+            yield Window(batches, left, epoch, made if at == 0 else ())
+
+    def _taken(self, data: Iterator[Window]) -> list[Window]:
+        found: list[Window] = []
+        for window in data:
+            found.append(window)
+            if len(found) == self.steps:
+                break
+        return found
+
+    def _planned(self, taken: Sequence[Window]) -> Planned:
+        """Answers to the prompts of some windows, laid out as these are."""
+        prompts = [[prompts_of(batch) for batch in window.batches] for window in taken]
+        marks = [str(window.cursor) for window in taken]
+        flat = [(p, mark) for own, mark in zip(prompts, marks, strict=True) for micro in own for p in micro]
+        made = iter(self.roll_out(flat, len(taken) * self.iterations > 1))
+        return [[[next(made) for _ in micro] for micro in own] for own in prompts]
+
+
+def check_sampling(session: Session, *, least: int = 1) -> None:
+    """Refuse a config that cannot be learned from. least: answers that a prompt needs. Raises UsageError."""
+    if session.sampling.n < least:
+        raise UsageError(f"sampling.n: answers are held against one another: ask for {least} or more.")
+    if session.sampling.temperature == 0:
+        raise UsageError("sampling.temperature: at 0 all answers to a prompt are the same: use 1.")
+    if not session.rewards:
+        raise UsageError("rewards: none is chosen: --rewards NAME (see `tk rewards list`).")
+
+
+def restored(cursor: Mapping[str, Any], session: Session) -> tuple[Planned, int, float]:
+    """This rank's part of a rollout that is not used up, the windows of it that were, and its epoch."""
+    pending = cursor["pending"]
+    if len(pending["ranks"]) != session.world.size:
+        raise TkError(
+            f"The run was stopped within a rollout of {len(pending['ranks'])} processes and cannot go on with "
+            f"{session.world.size}: use as many."
+        )
+    own = pending["ranks"][session.world.rank]
+    planned = [[[Group.of(group) for group in micro] for micro in step] for step in own]
+    return planned, pending["done"], pending["epoch"]
+
+
+def shown(group: Group) -> dict[str, Any]:
+    """A prompt with its answers, for people."""
+    return {
+        "origin": group.origin,
+        "prompt": group.question,
+        "answers": [
+            {"answer": a.text, "total": number(a.reward), "rewards": dict(a.rewards), "advantage": a.advantage}
+            for a in group.answers
+        ],
+    }
