@@ -5,11 +5,18 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from tk.errors import TkError
+
+
+def cache_root(environ: Mapping[str, str] = os.environ) -> Path:
+    """Where what was fetched or converted is kept: $TK_CACHE, else $XDG_CACHE_HOME/tk, else ~/.cache/tk."""
+    if chosen := environ.get("TK_CACHE"):
+        return Path(chosen).expanduser()
+    return Path(environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "tk"
 
 
 class WriteError(TkError):
@@ -40,20 +47,38 @@ TEMPORARY = ".tmp"
 """Ending of the name that a file has while it is written; one that is left after a crash counts for nothing."""
 
 
-def write_file(path: Path, content: str | bytes) -> Path:
-    """Put a file in its place, or leave what was there. Folders on the way are made. Raises TkError on a full disk."""
+@contextmanager
+def writing(path: Path) -> Iterator[Callable[[str | bytes], None]]:
+    """Writes to a file, piece by piece, that is put in its place when the block ends without an error.
+
+    Folders on the way are made. Raises WriteError on a full disk; an error of the block leaves what was there.
+    """
     work = path.with_name(path.name + TEMPORARY)
     with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with work.open("wb") as file:
-                file.write(content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content)
-                file.flush()
+        file = work.open("wb")
+
+    def write(content: str | bytes) -> None:
+        with explained(path):
+            file.write(content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content)
+            file.flush()
+
+    try:
+        with file:
+            yield write
+            with explained(path):
                 os.fsync(file.fileno())
+        with explained(path):
             work.replace(path)
-        finally:
-            work.unlink(missing_ok=True)
-        sync(path.parent)
+            sync(path.parent)
+    finally:
+        work.unlink(missing_ok=True)
+
+
+def write_file(path: Path, content: str | bytes) -> Path:
+    """Put a file in its place, or leave what was there. Raises WriteError on a full disk."""
+    with writing(path) as write:
+        write(content)
     return path
 
 

@@ -6,12 +6,11 @@ A command takes what the user gave; its keywords are its options, and its docstr
 from __future__ import annotations
 
 import gc
-import json as json_
 import os
 import shutil
 import sys
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,12 +19,12 @@ import typer
 
 from tk import setup
 from tk.api import train_plan
+from tk.cli.generated import AnswerRows, Rows, scores_row, tell, vector_row
 from tk.cli.output import as_json, table
-from tk.cli.progress import Counted, Progress, counted
+from tk.cli.progress import Progress
 from tk.config.files import listed
 from tk.contracts import LM_HEAD, Head, TrainPlan, TrainResult
 from tk.errors import UsageError
-from tk.files import write_file
 from tk.setup import TRAINED_ON, Given
 
 if TYPE_CHECKING:
@@ -107,12 +106,9 @@ def infer(
     plan = setup.plan(_reading(given, input, to))
     head = inference.trained_head(plan) if given.run else LM_HEAD
     if head.kind == "score":
-        found = inference.Numbered(plan, given.run, head)
-        _told(found, "rows", _scores_row, lambda row: print(json_.dumps(row, ensure_ascii=False)), to, json)
-        return
-    rows = _told(inference.Answers(plan, given.run), "answers", _answer_row, _print_answer, to, json)
-    if to is not None and not json:
-        _print_scores(rows)
+        tell(inference.Numbered(plan, given.run, head), Rows("rows", scores_row), to, json)
+    else:
+        tell(inference.Answers(plan, given.run), AnswerRows(), to, json)
 
 
 def embed(
@@ -126,7 +122,7 @@ def embed(
     from tk import inference
 
     found = inference.Numbered(setup.plan(_reading(given, input, to)), given.run, Head("none"))
-    _told(found, "vectors", _vector_row, lambda row: print(json_.dumps(row)), to, json)
+    tell(found, Rows("vectors", vector_row), to, json)
 
 
 def _reading(given: Given, input: Path | None, to: Path | None) -> Given:
@@ -137,38 +133,6 @@ def _reading(given: Given, input: Path | None, to: Path | None) -> Given:
     if input is None:
         return given
     return replace(given, flags=[*given.flags, ("data.sources.input.path", str(input))])
-
-
-def _told(
-    items: Counted,
-    what: str,
-    row_of: Callable[[Any], dict[str, Any]],
-    show: Callable[[dict[str, Any]], None],
-    to: Path | None,
-    json: bool,
-) -> list[dict[str, Any]]:
-    """Rows of all items: one after another on the terminal, or in a file or as JSON when all are there."""
-    shown, rows = to is None and not json, []
-    for item in items if shown else counted(items, what, sys.stderr):
-        rows.append(row_of(item))
-        if shown:
-            show(rows[-1])
-    if to is not None:
-        write_file(to, "".join(json_.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-    if json:
-        as_json(rows)
-    elif to is not None:
-        print(f"{len(rows)} {what}: {to}")
-    return rows
-
-
-def _scores_row(row: inference.Numbers) -> dict[str, Any]:
-    label = {} if row.label is None else {"label": row.label}
-    return {"origin": row.origin, **label, "scores": dict(row.scores)}
-
-
-def _vector_row(row: inference.Numbers) -> dict[str, Any]:
-    return {"origin": row.origin, "vector": list(row.values)}
 
 
 def chat(
@@ -220,36 +184,6 @@ def _say(conversation: inference.Conversation, text: str) -> None:
     for piece in conversation.say(text):
         print(piece, end="", flush=True)
     print()
-
-
-def _answer_row(answer: inference.Answer) -> dict[str, Any]:
-    return {
-        "origin": answer.origin,
-        "messages": [{"role": m.role, "content": m.text} for m in answer.prompt],
-        "answer": answer.text,
-        "finish_reason": answer.finish_reason,
-        "tokens": answer.tokens,
-        **({"rewards": dict(answer.rewards)} if answer.rewards else {}),
-        **({"logprobs": list(answer.logps)} if answer.logps is not None else {}),
-    }
-
-
-def _print_answer(row: Mapping[str, Any]) -> None:
-    print(f"[{row['origin']}] {row['messages'][-1]['content']}")
-    print(f"  {row['answer']}")
-    for name, value in row.get("rewards", {}).items():
-        print(f"  {name}: {'not applicable' if value is None else value}")
-
-
-def _print_scores(rows: list[dict[str, Any]]) -> None:
-    names = sorted({name for row in rows for name in row.get("rewards", {})})
-    scored = []
-    for name in names:
-        values = [row["rewards"][name] for row in rows if row["rewards"].get(name) is not None]
-        mean = f"{sum(values) / len(values):.4f}" if values else "-"
-        scored.append({"reward": name, "mean": mean, "scored": len(values), "of": len(rows)})
-    if scored:
-        table(scored, {"reward": "REWARD", "mean": "MEAN", "scored": "SCORED", "of": "ROWS"})
 
 
 def _print_plan(plan: TrainPlan) -> None:

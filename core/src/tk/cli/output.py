@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 
@@ -13,6 +13,15 @@ def as_json(value: Any) -> None:
     import msgspec
 
     print(json.dumps(msgspec.to_builtins(value, enc_hook=_plain), indent=2, ensure_ascii=False))
+
+
+def as_json_rows(rows: Iterable[Mapping[str, Any]]) -> None:
+    """A JSON array on standard output, a row a line, each printed as it comes."""
+    before = "[\n"
+    for row in rows:
+        print(before + json.dumps(row, ensure_ascii=False), end="", flush=True)
+        before = ",\n"
+    print("[]" if before.startswith("[") else "\n]")
 
 
 def table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str], empty: str = "None.") -> None:

@@ -1,0 +1,112 @@
+"""What was generated, row by row: written to a file that appears when all of it is there, or printed as it comes.
+
+A row is let go of when it is written, so that memory does not grow with their number.
+"""
+
+from __future__ import annotations
+
+import json as json_
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tk.cli.output import as_json, as_json_rows, table
+from tk.cli.progress import Counted, counted
+from tk.files import writing
+
+if TYPE_CHECKING:
+    from tk.inference import Answer, Numbers
+
+
+def tell(items: Counted, rows: Rows, to: Path | None, json: bool) -> None:
+    """Rows of all items: to a JSONL file (with `json`, what it holds as JSON), as a JSON array, or for people."""
+    shown = to is None and not json
+    made = (rows.of(item) for item in (items if shown else counted(items, rows.what, sys.stderr)))
+    if to is not None:
+        with writing(to) as write:
+            for row in made:
+                write(json_.dumps(row, ensure_ascii=False) + "\n")
+        rows.summary(to, len(items), json)
+    elif json:
+        as_json_rows(made)
+    else:
+        for row in made:
+            rows.show(row)
+
+
+@dataclass
+class Rows:
+    """Rows of one kind. what: their name in the plural. of: what is written of an item."""
+
+    what: str
+    of: Callable[[Any], dict[str, Any]]
+
+    def show(self, row: Mapping[str, Any]) -> None:
+        print(json_.dumps(row, ensure_ascii=False))
+
+    def summary(self, path: Path, count: int, json: bool) -> None:
+        if json:
+            as_json({"path": str(path), self.what: count})
+        else:
+            print(f"{count} {self.what}: {path}")
+
+
+class AnswerRows(Rows):
+    """Rows of answers, and the means of their rewards, kept while the answers go by."""
+
+    def __init__(self) -> None:
+        super().__init__("answers", self._of)
+        self._sums: dict[str, tuple[float, int]] = {}
+
+    def _of(self, answer: Answer) -> dict[str, Any]:
+        for name, value in answer.rewards.items():
+            total, count = self._sums.get(name, (0.0, 0))
+            self._sums[name] = (total, count) if value is None else (total + value, count + 1)
+        return answer_row(answer)
+
+    def show(self, row: Mapping[str, Any]) -> None:
+        print(f"[{row['origin']}] {row['messages'][-1]['content']}")
+        print(f"  {row['answer']}")
+        for name, value in row.get("rewards", {}).items():
+            print(f"  {name}: {'not applicable' if value is None else value}")
+
+    def summary(self, path: Path, count: int, json: bool) -> None:
+        means = {name: total / scored if scored else None for name, (total, scored) in sorted(self._sums.items())}
+        if json:
+            as_json({"path": str(path), self.what: count, "rewards": means})
+            return
+        super().summary(path, count, json)
+        rows = [
+            {
+                "reward": name,
+                "mean": "-" if mean is None else f"{mean:.4f}",
+                "scored": self._sums[name][1],
+                "of": count,
+            }
+            for name, mean in means.items()
+        ]
+        if rows:
+            table(rows, {"reward": "REWARD", "mean": "MEAN", "scored": "SCORED", "of": "ROWS"})
+
+
+def answer_row(answer: Answer) -> dict[str, Any]:
+    return {
+        "origin": answer.origin,
+        "messages": [{"role": m.role, "content": m.text} for m in answer.prompt],
+        "answer": answer.text,
+        "finish_reason": answer.finish_reason,
+        "tokens": answer.tokens,
+        **({"rewards": dict(answer.rewards)} if answer.rewards else {}),
+        **({"logprobs": list(answer.logps)} if answer.logps is not None else {}),
+    }
+
+
+def scores_row(row: Numbers) -> dict[str, Any]:
+    label = {} if row.label is None else {"label": row.label}
+    return {"origin": row.origin, **label, "scores": dict(row.scores)}
+
+
+def vector_row(row: Numbers) -> dict[str, Any]:
+    return {"origin": row.origin, "vector": list(row.values)}
