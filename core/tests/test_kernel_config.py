@@ -10,6 +10,7 @@ from tk.config.files import listed, schema, to_yaml
 from tk.config.resolve import chosen_kinds, resolve, sections_of
 from tk.config.tree import from_environment, from_flags, from_mapping, from_yaml
 from tk.errors import ConfigError
+from tk.files import cache_root
 from tk.plugins import Selection, load
 from tk.registry import Registry
 
@@ -239,3 +240,9 @@ def test_values_from_python_are_the_same_path(registry):
     config = resolve(registry, [tree])
     assert config.chosen["tuner"].options.rank == 4
     assert config.output.dir == "x"
+
+
+def test_the_cache_is_where_the_environment_says() -> None:
+    assert cache_root({"TK_CACHE": "/a", "XDG_CACHE_HOME": "/b"}) == Path("/a")
+    assert cache_root({"XDG_CACHE_HOME": "/b"}) == Path("/b/tk")
+    assert cache_root({}) == Path("~/.cache/tk").expanduser()

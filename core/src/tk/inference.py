@@ -5,8 +5,6 @@ Every step is a call of a contract, so nothing here knows a model, an engine or 
 
 from __future__ import annotations
 
-import asyncio
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -16,10 +14,11 @@ from typing import Any
 
 from tk.compose import Plan
 from tk.config.resolve import Chosen
-from tk.contracts import LM_HEAD, Completion, Engine, Head, LoadedModel, Request, Reward, Scored, Template, Tuner
+from tk.contracts import LM_HEAD, Completion, Engine, Head, LoadedModel, Request, Template, Tuner
 from tk.errors import DataError, TkError, UsageError
 from tk.rows import Reading, open_source
 from tk.sample import Message, Sample
+from tk.scoring import Scorer, score, scorers
 
 BATCH = 64
 """Rows that are given to the engine at once."""
@@ -62,6 +61,7 @@ def load(plan: Plan, run: Path | None, head: Head = LM_HEAD) -> tuple[LoadedMode
         head=head,
         attention=settings.attention,
         trust_remote_code=settings.trust_remote_code,
+        media=plan.config.media,
     )
     if run is None:
         return model, None
@@ -91,7 +91,7 @@ def runtime(plan: Plan, run: Path | None, head: Head = LM_HEAD) -> Runtime:
         raise UsageError(
             f"{run}: this run has trained a head of the kind {model.head.kind!r}, and {head.kind!r} is needed."
         )
-    template = plan.one("template").build(tokenizer=model.tokenizer, processor=model.processor)
+    template = plan.one("template").build(tokenizer=model.tokenizer, media=model.media)
     return Runtime(model, template, default_engine(plan).build(model=model))
 
 
@@ -177,7 +177,7 @@ class Answers:
     def __iter__(self) -> Iterator[Answer]:
         for _ in self._prompts():
             pass
-        rewards = {name: chosen.build() for name, chosen in self._plan.many("rewards").items()}
+        rewards = scorers(self._plan)
         loaded = runtime(self._plan, self._run)
         prompts = self._prompts()
         with closing(loaded.engine):
@@ -194,7 +194,7 @@ class Answers:
                 raise DataError(f"{sample.origin}: there is nothing to answer: no message before the assistant's.")
             yield replace(sample, messages=messages)
 
-    def _answers(self, loaded: Runtime, prompts: Sequence[Sample], rewards: Mapping[str, Reward]) -> Iterator[Answer]:
+    def _answers(self, loaded: Runtime, prompts: Sequence[Sample], rewards: Mapping[str, Scorer]) -> Iterator[Answer]:
         results = generate(self._plan, loaded, prompts)
         flat = [(sample, completion) for sample, group in zip(prompts, results, strict=True) for completion in group]
         scores = score(rewards, flat)
@@ -215,35 +215,6 @@ def generate(plan: Plan, loaded: Runtime, samples: Sequence[Sample]) -> list[lis
     encodings = loaded.template.encode(samples, generation=True)
     stop_ids = loaded.template.stop_ids()
     return loaded.engine.generate([Request(e.ids, plan.config.sampling, stop_ids, e.media) for e in encodings])
-
-
-def score(
-    rewards: Mapping[str, Reward], flat: Sequence[tuple[Sample, Completion]]
-) -> dict[str, Sequence[float | None]]:
-    """Each reward's scores of all completions. Raises TkError for a reward that breaks its contract."""
-    columns = sorted({name for sample, _ in flat for name in sample.extras})
-    scored = Scored(
-        prompts=[sample.messages for sample, _ in flat],
-        completions=[Message("assistant", completion.text) for _, completion in flat],
-        completion_ids=[completion.ids for _, completion in flat],
-        finish_reasons=[completion.finish_reason for _, completion in flat],
-        columns={name: [sample.extras.get(name) for sample, _ in flat] for name in columns},
-    )
-
-    async def ask(name: str, reward: Reward) -> tuple[str, Sequence[float | None]]:
-        return name, list(await reward(scored))
-
-    async def all_rewards() -> list[tuple[str, Sequence[float | None]]]:
-        return await asyncio.gather(*(ask(name, reward) for name, reward in rewards.items()))
-
-    found = dict(asyncio.run(all_rewards()))
-    for name, values in found.items():
-        if len(values) != len(flat):
-            raise TkError(f"rewards.{name}: it returned {len(values)} scores for {len(flat)} completions.")
-        bad = [value for value in values if value is not None and not math.isfinite(value)]
-        if bad:
-            raise TkError(f"rewards.{name}: it returned {bad[0]}; a score is a finite number or None.")
-    return found
 
 
 class Conversation:

@@ -10,7 +10,7 @@ from typing import Any, get_args, get_origin
 import msgspec
 
 from tk.config.options import Option, options_of
-from tk.config.resolve import WEIGHT, Config
+from tk.config.resolve import Config, added_options
 from tk.config.sections import FIXED, SCALARS
 from tk.config.tree import Key
 from tk.registry import Registry
@@ -104,10 +104,10 @@ def _kind_schema(registry: Registry, kind: KindSpec, defs: dict[str, Any]) -> di
         ]
         one = {"anyOf": [{"enum": sorted(options)}, *choices], "description": kind.summary}
         return one if kind.selects == "one" else {"type": "object", "additionalProperties": one}
-    weighted = (WEIGHT,) if kind.selects == "weighted" else ()
+    added, weighted = added_options(kind), kind.selects == "weighted"
     entries = {
         name: {
-            "anyOf": [_object(fields + weighted, defs), {"type": ["number" if weighted else "boolean", "null"]}],
+            "anyOf": [_object(fields + added, defs), {"type": ["number" if weighted else "boolean", "null"]}],
             "description": texts[name],
         }
         for name, fields in options.items()

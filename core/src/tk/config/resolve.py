@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from importlib import import_module
 from typing import Any, get_args, get_origin
 
 import msgspec
@@ -15,6 +16,7 @@ from tk.config.sections import (
     FIXED,
     DataSection,
     EvalSection,
+    MediaSection,
     ModelSection,
     OutputSection,
     PluginsSection,
@@ -33,12 +35,16 @@ WEIGHT = Option("weight", float, float, 1.0, False, "Its share.")
 
 @dataclass(frozen=True)
 class Chosen:
-    """A component that a config selects, with its options and what other sections chose for it (`Spec.uses`)."""
+    """A component that a config selects, with its options and what other sections chose for it (`Spec.uses`).
+
+    shared: the options that every component of the kind has (`KindSpec.shared`).
+    """
 
     component: Component
     options: Any = None
     weight: float = 1.0
     used: Mapping[str, Chosen] = field(default_factory=dict)
+    shared: Any = None
 
     @property
     def name(self) -> str:
@@ -56,6 +62,7 @@ class Config:
 
     model: ModelSection
     data: DataSection
+    media: MediaSection
     train: TrainSection
     eval: EvalSection
     plugins: PluginsSection
@@ -78,6 +85,20 @@ def sections_of(registry: Registry) -> dict[str, KindSpec | None]:
 def chosen_kinds(registry: Registry) -> dict[str, str]:
     """Section of each kind -> what it selects (KindSpec.selects)."""
     return {kind.section: kind.selects for kind in registry.kinds.values() if kind.section}
+
+
+def added_options(kind: KindSpec) -> tuple[Option, ...]:
+    """What components of a kind have besides their own options: a weight, and what the kind shares."""
+    weight = (WEIGHT,) if kind.selects == "weighted" else ()
+    of_kind = shared_class(kind)
+    return weight + (options_of(of_kind) if of_kind else ())
+
+
+def shared_class(kind: KindSpec) -> type | None:
+    """The class of `KindSpec.shared`."""
+    module, _, name = kind.shared.partition(":")
+    found: type | None = getattr(import_module(module), name) if module else None
+    return found
 
 
 def resolve(registry: Registry, layers: Sequence[Tree]) -> Config:
@@ -137,6 +158,9 @@ class Resolver:
                 found[key] = self._component(kind, (*path, "name"), str(name))
             else:
                 found[key] = self._component(kind, path, key)
+                twice = next((k for k in found if k != key and found[k] == found[key]), None)
+                if twice is not None:
+                    raise self.error(path, f"it is the {kind.singular} {twice} by another spelling: name it once.")
         return found
 
     def _section(self, section: str) -> Mapping[str, Any]:
@@ -245,17 +269,14 @@ class Resolver:
             raise self.error(path, f"expected a mapping of options{' or a weight' if weighted else ''}, got {node!r}.")
         config = component.config()
         options = options_of(config) if config else ()
-        own_weight = any(option.name == "weight" for option in options)
-        extra = (WEIGHT,) if weighted and not own_weight else ()
+        extra = tuple(o for o in added_options(component.kind) if o.name not in {option.name for option in options})
         values = self._values(path, {k: v for k, v in node.items() if k != "name"}, options + extra)
-        weight = values.pop("weight", 1.0) if extra else 1.0
-        chosen = Chosen(component, self._options(path, component, values), weight)
+        added = {option.name: values.pop(option.name) for option in extra}
+        of_kind = shared_class(component.kind)
+        shared = of_kind(**{n: v for n, v in added.items() if n != WEIGHT.name}) if of_kind else None
+        chosen = Chosen(component, self._options(path, component, values), added.get("weight", 1.0), shared=shared)
         named = group is not None and group.selects == "named"
-        return chosen, {
-            **({"name": component.name} if named else {}),
-            **({"weight": weight} if extra else {}),
-            **values,
-        }
+        return chosen, {**({"name": component.name} if named else {}), **added, **values}
 
     def _options(self, path: Key, component: Component, values: dict[str, Any]) -> Any:
         config = component.config()

@@ -60,6 +60,24 @@ class DataSection:
         Literal["stop", "skip"], doc("A bad row stops the run, or is counted, reported and written aside.")
     ] = "stop"
     shuffle: Annotated[bool, doc("A new order in every epoch, from the seed.")] = True
+    workers: Annotated[
+        int, doc("Processes that decode media and lay out batches beside the training; 0: a thread of its own.", ge=0)
+    ] = 0
+
+
+@dataclass(frozen=True)
+class MediaSection:
+    """Where pictures, videos and sounds may be read from."""
+
+    root: Annotated[
+        str, doc("Folder of relative paths; the data file's own, or else the working folder, unless given.")
+    ] = ""
+    hosts: Annotated[list[str], doc("Hosts that URLs may name (*.example.org: and below it); none unless given.")] = (
+        field(default_factory=list)
+    )
+    pixel_limit: Annotated[int, doc("A picture of more pixels is refused before it is decoded.", ge=1)] = 100_000_000
+    byte_limit: Annotated[int, doc("A larger file behind a URL is refused.", ge=1)] = 100_000_000
+    timeout: Annotated[float, doc("Seconds that a host may take to answer.", gt=0)] = 20.0
 
 
 @dataclass(frozen=True)
@@ -150,9 +168,19 @@ class Sampling:
     repetition_penalty: Annotated[float, doc("Divides the logits of tokens seen before.", gt=0)] = 1.0
 
 
+@dataclass(frozen=True)
+class RewardShare:
+    """What every reward has besides its own options."""
+
+    time_limit: Annotated[
+        float, doc("Seconds that it may take for the answers of a step; a run whose reward takes longer ends.", gt=0)
+    ] = 300.0
+
+
 FIXED: Mapping[str, type] = {
     "model": ModelSection,
     "data": DataSection,
+    "media": MediaSection,
     "train": TrainSection,
     "eval": EvalSection,
     "plugins": PluginsSection,

@@ -14,7 +14,9 @@ from __future__ import annotations
 
 from tk.config.sections import Sampling
 from tk.contracts.data import Batch, Dataset, Encoding, Example, Format, Layout, Limit, Row, RowSet, Template
-from tk.contracts.generation import Completion, Delta, Engine, Request, Reward, Scored
+from tk.contracts.dialects import Dialect
+from tk.contracts.generation import Completion, Delta, Engine, Moment, Request, Reward, Scored
+from tk.contracts.media import MediaProcessor, Medium
 from tk.contracts.methods import (
     Figures,
     Loss,
@@ -55,6 +57,7 @@ __all__ = [
     "Control",
     "Dataset",
     "Delta",
+    "Dialect",
     "Encoding",
     "Engine",
     "Example",
@@ -67,9 +70,12 @@ __all__ = [
     "Limit",
     "LoadedModel",
     "Loss",
+    "MediaProcessor",
+    "Medium",
     "Method",
     "Metric",
     "ModelFamily",
+    "Moment",
     "OptimizerFactory",
     "ParamGroup",
     "Pass",

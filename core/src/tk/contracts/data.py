@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
+from tk.contracts.media import MediaProcessor, Medium
 from tk.sample import Message, Sample
 
 
@@ -49,19 +50,19 @@ class Format(Protocol):
 
 @dataclass(frozen=True)
 class Encoding:
-    """A sample as tokens: `ids`, and for each the weight of predicting it (0: not trained). Media by model input name."""
+    """A sample as tokens: `ids`, and for each the weight of predicting it (0: not trained); media in their order."""
 
     ids: Sequence[int]
     weights: Sequence[float]
-    media: Mapping[str, Any] = field(default_factory=dict)
+    media: Sequence[Medium] = ()
 
 
 @runtime_checkable
 class Template(Protocol):
-    """A chat format. Built as `target([options], tokenizer=..., processor=None)`.
+    """A chat format. Built as `target([options], tokenizer=..., media=None)`; `media`: a MediaProcessor.
 
     Ids equal the checkpoint's own rendering for content without spellings of special tokens; content that spells a
-    special token is encoded as text.
+    special token is encoded as text. A medium stands where its part does, as the tokens that its processor gives.
     """
 
     def encode(self, samples: Sequence[Sample], *, generation: bool = False) -> list[Encoding]:
@@ -95,13 +96,14 @@ class Example:
     length: tokens it takes in a row; what packing and sorting go by.
     values: arrays by name, read by the method's own `collate`.
     weights: what it adds to the normaliser of each of the method's terms.
-    origin: as in the sample.
+    origin: as in the sample. media: of its row, where they start in it.
     """
 
     length: int
     values: Mapping[str, Any]
     weights: Mapping[str, float]
     origin: str = ""
+    media: Sequence[Medium] = ()
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,7 @@ class Layout:
 
     packing: rows hold several examples that must not see one another.
     shared_prefix: sequences that begin alike may stand in one row, their beginning only once.
+    media: of the model, where it takes any. touch: the data holds media, so that batches without run an idle one.
     """
 
     pad_id: int
@@ -117,13 +120,16 @@ class Layout:
     packing: bool = False
     multiple: int = 1
     shared_prefix: bool = False
+    media: MediaProcessor | None = None
+    touch: bool = False
 
 
 @dataclass(frozen=True)
 class Batch:
     """One micro-batch of one rank.
 
-    inputs: arguments of the model's forward (input_ids [B, T], attention_mask, position_ids, media …).
+    inputs: arguments of the model's forward (input_ids [B, T], attention_mask, position_ids [B, T] or [axes, B, T],
+        media …), and `idle`, media of no sample.
     fields: what the head and the loss read. Token methods: `select` [N] (flat positions in B·T whose hidden state
         predicts), `targets` [N], `token_weights` [N], `rows` [N] (sample of each).
     weights: what it adds to the normaliser of each term, known before any forward.

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from tk.config.sections import Sampling
+from tk.contracts.media import Medium
 from tk.sample import Message
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ class Request:
     ids: Sequence[int]
     sampling: Sampling = field(default_factory=Sampling)
     stop_ids: tuple[int, ...] = ()
-    media: Mapping[str, Any] = field(default_factory=dict)
+    media: Sequence[Medium] = ()
 
 
 @dataclass(frozen=True)
@@ -71,12 +72,28 @@ class Engine(Protocol):
 
 
 @dataclass(frozen=True)
+class Moment:
+    """How far a run is: optimizer steps done, of how many, and passes over the data. Zeros outside of a run."""
+
+    step: int = 0
+    steps: int = 0
+    epoch: float = 0.0
+
+
+def _unheard(name: str, value: Any) -> None:
+    """Where nobody listens to what a reward tells."""
+
+
+@dataclass(frozen=True)
 class Scored:
     """A batch to be rewarded; all sequences have one entry a completion.
 
     prompts: the conversation before the completion. completions: the assistant's message.
     completion_ids, finish_reasons: as the engine gave them. columns: the row's other columns by name.
     engines: the run's named engines, for judges.
+    plain: whether the row gave its prompt as text, not as messages. origins: "file:line" of the row.
+    moment: of the run. log: a figure of this batch, for the run's log. note: a column with a value a completion, for the
+        run's record.
     """
 
     prompts: Sequence[Sequence[Message]]
@@ -85,12 +102,21 @@ class Scored:
     finish_reasons: Sequence[str] = ()
     columns: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     engines: Mapping[str, Engine] = field(default_factory=dict)
+    plain: Sequence[bool] = ()
+    origins: Sequence[str] = ()
+    moment: Moment = field(default_factory=Moment)
+    log: Callable[[str, float], None] = _unheard
+    note: Callable[[str, Sequence[Any]], None] = _unheard
 
 
 @runtime_checkable
 class Reward(Protocol):
     """A score of completions. Built as `target([options])`."""
 
-    async def __call__(self, batch: Scored) -> Sequence[float | None]:
-        """One finite float each, or None where the reward does not apply."""
+    def __call__(self, batch: Scored) -> Sequence[float | None] | Awaitable[Sequence[float | None]]:
+        """One finite float each, or None where the reward does not apply.
+
+        `async` where it waits for something: such rewards wait together. A plain one is called in the main thread, with
+        no event loop around it.
+        """
         ...

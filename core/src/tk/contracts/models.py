@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
+from tk.config.sections import MediaSection
+from tk.contracts.media import MediaProcessor
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
@@ -34,7 +37,7 @@ class LoadedModel:
     """A model in memory with what belongs to it.
 
     module: the torch module (on the meta device for plans).
-    tokenizer, processor: as transformers loads them (processor None for text).
+    tokenizer: as transformers loads it. media: how it takes pictures and the like; None for text.
     path: the folder or id that it was loaded from; what an adapter names as its base.
     head: what the module ends in.
     groups: module groups (language_model, vision_tower, aligner …) -> name prefixes.
@@ -44,7 +47,7 @@ class LoadedModel:
     module: Any
     tokenizer: Any
     path: str
-    processor: Any = None
+    media: MediaProcessor | None = None
     head: Head = LM_HEAD
     groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     supports: frozenset[str] = frozenset()
@@ -67,8 +70,12 @@ class ModelFamily(Protocol):
         head: Head = LM_HEAD,
         attention: str = "auto",
         trust_remote_code: bool = False,
+        media: MediaSection | None = None,
     ) -> LoadedModel:
-        """Load a resolved checkpoint. device "meta" reads no weights; "auto" is the accelerator where there is one."""
+        """Load a resolved checkpoint. device "meta" reads no weights; "auto" is the accelerator where there is one.
+
+        media: where pictures and the like may be read from.
+        """
         ...
 
     def save(self, model: LoadedModel, folder: Path, weights: Iterable[tuple[str, Tensor]] | None = None) -> None:

@@ -17,6 +17,7 @@ from tk_tensor.branches import Tree, collate_trees, lay_out, mask_of, worth_shar
 from tk_tensor.collate import collate_tokens
 from tk_tensor.packing import probe_shared_prefix
 from tk_tensor.scored import build_scored
+from tk_tensor.tokens import Tokens
 
 Make = Callable[..., nn.Module]
 MIXED = {"layer_types": ["sliding_attention", "full_attention"]}
@@ -41,8 +42,11 @@ def trees(*shapes: tuple[int, ...], seed: int = 0) -> list[Tree]:
     draw = np.random.default_rng(seed)
     return [
         Tree(
-            draw.integers(3, 96, trunk).astype(np.int32),
-            [(draw.integers(3, 96, n).astype(np.int32), (np.arange(n) % 2 == 0).astype(np.float32)) for n in branches],
+            Tokens.untrained(draw.integers(3, 96, trunk)),
+            [
+                Tokens(draw.integers(3, 96, n).astype(np.int32), (np.arange(n) % 2 == 0).astype(np.float32))
+                for n in branches
+            ],
         )
         for trunk, *branches in shapes
     ]

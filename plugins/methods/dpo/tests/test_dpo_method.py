@@ -17,6 +17,7 @@ from tk_dpo.options import DpoOptions
 from tk_lm_losses.losses import CausalLm
 from tk_preference_losses.sigmoid import Sigmoid
 from tk_tensor.collate import reduce_for
+from tk_tensor.preferences import tree_of
 
 
 class Letters:
@@ -58,9 +59,15 @@ def text(ids: np.ndarray) -> str:
     return "".join(map(chr, ids)).replace("\x01", "|")
 
 
+def parts(example: Any) -> list[str]:
+    """Prompt, chosen and rejected answer."""
+    tree = tree_of(example)
+    return [text(tree.trunk.ids), *(text(branch.ids) for branch in tree.branches)]
+
+
 def test_a_pair_is_its_prompt_and_two_answers(method: Dpo) -> None:
     (example,) = encode(method, pair("abc", "xy", "xyz"))
-    assert [text(example.values[name]) for name in ("prompt", "chosen", "rejected")] == ["abc|", "xy", "xyz"]
+    assert parts(example) == ["abc|", "xy", "xyz"]
     assert example.length == 9
     assert example.weights == {"sigmoid": 1.0, "sft": 2.0}
     batch = method.collate([[example]], Layout(0))
@@ -71,7 +78,7 @@ def test_a_pair_is_its_prompt_and_two_answers(method: Dpo) -> None:
 def test_an_assistants_turn_of_the_prompt_is_not_trained(method: Dpo) -> None:
     said = (Message("user", "a"), Message("assistant", "b"), Message("user", "c"), Message("assistant", "x"))
     (example,) = encode(method, Sample(messages=said, rejected=(Message("assistant", "y"),), shared=3))
-    assert text(example.values["prompt"]) == "a|bc|"
+    assert parts(example)[0] == "a|bc|"
 
 
 @pytest.mark.parametrize(
@@ -92,7 +99,7 @@ def test_a_long_pair_is_cut_as_asked(method: Dpo) -> None:
 
     def cut(truncation: Any, most: int) -> list[str]:
         (example,) = encode(method, long, Limit(most, truncation))
-        return [text(example.values[name]) for name in ("prompt", "chosen", "rejected")]
+        return parts(example)
 
     assert cut("left", 7) == ["fgh|", "xyz", "u"]
     assert cut("right", 11) == ["abcdefgh|", "xy", "u"]

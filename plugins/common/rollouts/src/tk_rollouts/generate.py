@@ -24,7 +24,7 @@ def generated(session: Session, asked: Sequence[Asked], **changes: Any) -> list[
         text = f"{session.seed} {prompt.sample.origin} {mark}"
         seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:5], "big")
         sampling = replace(session.sampling, seed=seed, **changes)
-        requests.append(Request(prompt.ids, sampling, stop_ids))
+        requests.append(Request(prompt.ids, sampling, stop_ids, prompt.media))
     return session.generate(requests)
 
 
@@ -40,7 +40,13 @@ def answered(
         for i, (_, each) in enumerate(flat)
     )
     return [
-        Group(prompt.ids, [next(answers) for _ in own], prompt.sample.origin, prompt.sample.messages[-1].text)
+        Group(
+            prompt.ids,
+            [next(answers) for _ in own],
+            prompt.sample.origin,
+            prompt.sample.messages[-1].text,
+            prompt.media,
+        )
         for (prompt, _), own in zip(asked, completions, strict=True)
     ]
 

@@ -6,17 +6,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tk.contracts import Batch, Example, Limit, Template
+from tk.contracts import Batch, Example, Limit, Medium, Template
 from tk.errors import DataError
 from tk.sample import Sample
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """A conversation up to where the assistant is to speak: its tokens, and the row that it is of."""
+    """A conversation up to where the assistant is to speak: its tokens, the row that it is of, and its media."""
 
     ids: Sequence[int]
     sample: Sample
+    media: Sequence[Medium] = ()
 
 
 def encode_prompts(samples: Sequence[Sample], template: Template, limit: Limit) -> list[Sequence[Example]]:
@@ -26,7 +27,8 @@ def encode_prompts(samples: Sequence[Sample], template: Template, limit: Limit) 
     for sample, encoding in zip(asked, template.encode(asked, generation=True), strict=True):
         ids = list(encoding.ids)
         if limit.max_length is None or len(ids) <= limit.max_length:
-            found.append([Example(len(ids), {"prompt": Prompt(ids, sample)}, {}, sample.origin)])
+            prompt = Prompt(ids, sample, encoding.media)
+            found.append([Example(len(ids), {"prompt": prompt}, {}, sample.origin, encoding.media)])
         elif limit.truncation == "drop":
             found.append([])
         else:

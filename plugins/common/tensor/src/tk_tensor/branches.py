@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tk.contracts import Example, Layout
-from tk_tensor.collate import Tensors, collate_tokens, last_read, selected
+from tk.contracts import Example, Layout, Medium
+from tk_tensor.collate import Tensors, all_positions, collate_tokens, last_read, selected
+from tk_tensor.tokens import Tokens, media_inputs, positions_of
 
 SHARED_FROM = 1.0
 """A batch is laid out with shared trunks where they hold this many times the tokens of the branches."""
@@ -25,22 +26,20 @@ FULL, SLIDING = "full_attention", "sliding_attention"
 
 @dataclass(frozen=True)
 class Tree:
-    """Sequences with one beginning. trunk: ids, never trained. branches: ids and token weights of each ending."""
+    """Sequences with one beginning. trunk: never trained. branches: their endings."""
 
-    trunk: np.ndarray
-    branches: Sequence[tuple[np.ndarray, np.ndarray]]
+    trunk: Tokens
+    branches: Sequence[Tokens]
 
     @property
     def length(self) -> int:
         """Tokens in a row where the trunk stands once."""
-        return len(self.trunk) + sum(len(ids) for ids, _ in self.branches)
+        return len(self.trunk) + sum(map(len, self.branches))
 
     def sequences(self) -> Iterator[Example]:
         """Each ending with the trunk before it."""
-        nothing = np.zeros(len(self.trunk), dtype=np.float32)
-        for ids, weights in self.branches:
-            values = {"ids": np.concatenate([self.trunk, ids]), "weights": np.concatenate([nothing, weights])}
-            yield Example(len(values["ids"]), values, {})
+        trunk = Tokens.untrained(self.trunk.ids, self.trunk.media)
+        return ((trunk + branch).example({}, "") for branch in self.branches)
 
 
 def collate_trees(rows: Sequence[Sequence[Tree]], layout: Layout) -> tuple[Tensors, Tensors, int, int]:
@@ -67,8 +66,10 @@ def lay_out(rows: Sequence[Sequence[Tree]], layout: Layout) -> tuple[Tensors, Te
     width = max(sum(tree.length for tree in row) for row in rows)
     width = -(-width // layout.multiple) * layout.multiple
     ids = np.full((len(rows), width), layout.pad_id, dtype=np.int64)
-    positions, branches = np.zeros_like(ids), np.zeros_like(ids)
+    branches = np.zeros_like(ids)
     trees = np.full_like(ids, -1)
+    placed: list[tuple[int, slice, np.ndarray]] = []
+    media: list[Medium] = []
     before: list[np.ndarray] = []
     predicted: list[np.ndarray] = []
     weights: list[np.ndarray] = []
@@ -81,28 +82,35 @@ def lay_out(rows: Sequence[Sequence[Tree]], layout: Layout) -> tuple[Tensors, Te
         for number, tree in enumerate(row):
             start, trunk = at, len(tree.trunk)
             trees[b, start : start + tree.length] = number
-            ids[b, at : at + trunk], positions[b, at : at + trunk] = tree.trunk, np.arange(trunk)
+            ids[b, at : at + trunk] = tree.trunk.ids
+            placed.append((b, slice(at, at + trunk), positions_of(tree.trunk.ids, tree.trunk.media, layout)))
+            media += tree.trunk.media
             at += trunk
-            for branch, (tokens, token_weights) in enumerate(tree.branches, 1):
-                span = np.arange(at, at + len(tokens))
-                ids[b, span], positions[b, span] = tokens, trunk + np.arange(len(tokens))
-                branches[b, span] = branch
+            for branch, tokens in enumerate(tree.branches, 1):
+                span, token_weights = np.arange(at, at + len(tokens)), tokens.weights
+                whole = tree.trunk + tokens
+                ids[b, span], branches[b, span] = tokens.ids, branch
+                placed.append(
+                    (b, slice(at, at + len(tokens)), positions_of(whole.ids, whole.media, layout)[..., trunk:])
+                )
+                media += tokens.media
                 predictors = np.concatenate([[start + trunk - 1], span[:-1]])  # the first token follows the trunk
                 kept = np.flatnonzero(token_weights)
                 if not trunk:
                     kept = kept[kept > 0]  # nothing stands before it
                 before.append(b * width + predictors[kept])
                 predicted.append(b * width + span[kept])
-                weights.append(np.asarray(token_weights, dtype=np.float32)[kept])
+                weights.append(token_weights[kept])
                 samples.append(np.full(len(kept), len(lengths)))
                 at += len(tokens)
                 lengths.append(trunk + len(tokens))
-                ends.append(b * width + at - len(tokens) + last_read(tokens, layout.pad_id))
+                ends.append(b * width + at - len(tokens) + last_read(tokens.ids, layout.pad_id))
     inputs = {
         "input_ids": torch.from_numpy(ids),
-        "position_ids": torch.from_numpy(positions),
+        "position_ids": torch.from_numpy(all_positions(ids.shape, placed)),
         "trees": torch.from_numpy(trees),
         "branches": torch.from_numpy(branches),
+        **media_inputs(media, layout),
     }
     columns = (np.concatenate(column) for column in (before, predicted, weights, samples))
     fields = selected(ids.ravel(), *columns, first=int(np.argmax(trees >= 0)))
@@ -136,6 +144,7 @@ def mask_of(inputs: Mapping[str, Any], window: int | None = None) -> Tensor:
     window: how many positions back it sees, itself included.
     """
     trees, branches, positions = inputs["trees"], inputs["branches"], inputs["position_ids"]
+    positions = positions[0] if positions.ndim == 3 else positions
     order = torch.arange(trees.shape[1], device=trees.device)
     seen = (order[:, None] >= order) & (trees[:, :, None] == trees[:, None, :])
     seen &= (branches[:, None, :] == 0) | (branches[:, :, None] == branches[:, None, :])

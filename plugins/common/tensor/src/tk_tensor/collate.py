@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tk.contracts import Batch, Example, Layout, Reduce
+from tk.contracts import Batch, Example, Layout, Medium, Reduce
+from tk_tensor.tokens import media_inputs, positions_of
 
 Tensors = dict[str, Any]
 
@@ -22,7 +23,7 @@ def collate_tokens(rows: Sequence[Sequence[Example]], layout: Layout) -> tuple[T
 
     Padded, a row holds one example: `attention_mask`, and `position_ids` from the first token on. Packed, it may hold
     several: no `attention_mask`, and `position_ids` that start again with each, by which attention keeps them apart
-    (the padding at the end is a sample of its own that nothing reads).
+    (the padding at the end is a sample of its own that nothing reads). Media are inputs in the order of the rows.
 
     fields: `select`, `targets`, `token_weights`, `rows` [N] (see tk.contracts.Batch; N ≥ 1, with a weight of 0 where
     nothing is trained); `segments` [B·T], the sample of each token (-1: padding); `lengths` and `ends` [R], tokens of
@@ -35,7 +36,8 @@ def collate_tokens(rows: Sequence[Sequence[Example]], layout: Layout) -> tuple[T
     width = max(sum(e.length for e in row) for row in rows)
     width = -(-width // layout.multiple) * layout.multiple
     ids = np.full((len(rows), width), layout.pad_id, dtype=np.int64)
-    positions = np.zeros_like(ids)
+    placed: list[tuple[int, slice, np.ndarray]] = []
+    media: list[Medium] = []
     segments = np.full(ids.shape, -1, dtype=np.int64)
     weights = np.zeros(ids.shape, dtype=np.float32)
     lengths: list[int] = []
@@ -48,13 +50,15 @@ def collate_tokens(rows: Sequence[Sequence[Example]], layout: Layout) -> tuple[T
             ids[b, span] = example.values["ids"]
             weights[b, span] = example.values["weights"]
             weights[b, span.start] = 0.0
-            positions[b, span] = np.arange(example.length)
+            placed.append((b, span, positions_of(ids[b, span], example.media, layout)))
+            media += example.media
             segments[b, span] = len(lengths)
             lengths.append(example.length)
             ends.append(b * width + span.start + last_read(example.values["ids"], layout.pad_id))
         if layout.packing:
-            positions[b, at:] = np.arange(width - at)
-    inputs = {"input_ids": torch.from_numpy(ids), "position_ids": torch.from_numpy(positions)}
+            placed.append((b, slice(at, width), np.arange(width - at)))
+    inputs = {"input_ids": torch.from_numpy(ids), "position_ids": torch.from_numpy(all_positions(ids.shape, placed))}
+    inputs |= media_inputs(media, layout)
     if not layout.packing:
         inputs["attention_mask"] = torch.from_numpy((segments >= 0).astype(np.int64))
     at = np.flatnonzero(weights)
@@ -63,6 +67,15 @@ def collate_tokens(rows: Sequence[Sequence[Example]], layout: Layout) -> tuple[T
     fields["segments"] = torch.from_numpy(segments.ravel())
     fields["lengths"], fields["ends"] = torch.tensor(lengths), torch.tensor(ends)
     return inputs, fields, len(lengths), sum(lengths)
+
+
+def all_positions(shape: tuple[int, int], placed: Sequence[tuple[int, slice, np.ndarray]]) -> np.ndarray:
+    """[B, T] or [axes, B, T] positions out of (row, span, positions of the span); 0 elsewhere."""
+    axes = max((len(part) for _, _, part in placed if part.ndim > 1), default=0)
+    found = np.zeros((axes, *shape) if axes else shape, dtype=np.int64)
+    for row, span, part in placed:
+        found[..., row, span] = part
+    return found
 
 
 def selected(

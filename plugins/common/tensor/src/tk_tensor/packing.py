@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tk.contracts import Layout
+from tk.contracts import Layout, MediaProcessor
 from tk.errors import TkError
 from tk_tensor.branches import Tree, lay_out, masks_for
 from tk_tensor.collate import collate_tokens
 from tk_tensor.probe import at_rest, distance, on_meta, probe_ids, tolerance
 from tk_tensor.route import Route, route_of
+from tk_tensor.tokens import Tokens
 
 LEAK = 1e-6
 """Relative change of a sample's logits when its neighbour's tokens change; what kernels differ by is below it."""
 
 
 @torch.no_grad()
-def probe_packing(module: nn.Module) -> bool:
+def probe_packing(module: nn.Module, media: MediaProcessor | None = None) -> bool:
     """Whether two samples packed in one row get the logits that they get alone, and neither depends on the other.
 
     A few short forwards. False where a layer does not receive the boundaries of samples (recurrent and linear-attention
@@ -37,17 +38,16 @@ def probe_packing(module: nn.Module) -> bool:
     other = ids.clone()
     other[:, :first] = probe_ids(module, (2, first), seed=1)
     with at_rest(module):
-        packed = _packed(route, module, ids, (first, second))
-        changed = _packed(route, module, other, (first, second))
-        alone = [
-            _packed(route, module, part.contiguous(), (part.shape[1],)) for part in ids.split((first, second), dim=1)
-        ]
+        layout = Layout(0, packing=True, media=media)
+        packed = _packed(route, module, ids.split((first, second), dim=1), layout)
+        changed = _packed(route, module, other.split((first, second), dim=1), layout)
+        alone = [_packed(route, module, [part], layout) for part in ids.split((first, second), dim=1)]
     apart = distance(changed[:, first:], packed[:, first:]) <= LEAK
     return apart and distance(packed, torch.cat(alone, 1)) <= tolerance(module)
 
 
 @torch.no_grad()
-def probe_shared_prefix(module: nn.Module) -> bool:
+def probe_shared_prefix(module: nn.Module, media: MediaProcessor | None = None) -> bool:
     """Whether two samples get the same logits in one row with a shared beginning as in rows of their own.
 
     On the meta device as `probe_packing`.
@@ -58,10 +58,11 @@ def probe_shared_prefix(module: nn.Module) -> bool:
     if route.masks is None or "position_ids" in route.ignored:
         return False
     trunk, first, second = np.split(probe_ids(module, (1, 16))[0].cpu().numpy(), [7, 12])
-    tree = Tree(trunk, [(ids, np.ones(len(ids), dtype=np.float32)) for ids in (first, second)])
+    ones = [Tokens(ids, np.ones(len(ids), dtype=np.float32)) for ids in (first, second)]
+    tree, layout = Tree(Tokens.untrained(trunk), ones), Layout(0, media=media)
     device = next(module.parameters()).device
-    plain_inputs, plain, _, _ = collate_tokens([[e] for e in tree.sequences()], Layout(0))
-    shared_inputs, shared, _, _ = lay_out([[tree]], Layout(0))
+    plain_inputs, plain, _, _ = collate_tokens([[e] for e in tree.sequences()], layout)
+    shared_inputs, shared, _, _ = lay_out([[tree]], layout)
     with at_rest(module):
         reference = _logits(route, module, plain_inputs, device)[plain["select"]]
         try:
@@ -75,11 +76,12 @@ def _no_convolutions(module: nn.Module) -> bool:
     return not any(isinstance(m, nn.Conv1d) for m in module.modules())
 
 
-def _packed(route: Route, module: nn.Module, ids: Tensor, lengths: tuple[int, ...]) -> Tensor:
-    """[B, T, V] of rows that hold samples of these lengths."""
-    positions = torch.cat([torch.arange(n, device=ids.device) for n in lengths]).expand(len(ids), -1)
-    logits = _logits(route, module, {"input_ids": ids, "position_ids": positions}, ids.device)
-    return logits.reshape(*ids.shape, -1)
+def _packed(route: Route, module: nn.Module, parts: Sequence[Tensor], layout: Layout) -> Tensor:
+    """[B, T, V] of rows that hold a sample of each part."""
+    samples = [[Tokens.untrained(ids).example({}, "") for ids in part.cpu().numpy()] for part in parts]
+    inputs, _, _, _ = collate_tokens(list(zip(*samples, strict=True)), layout)
+    logits = _logits(route, module, inputs, parts[0].device)
+    return logits.reshape(*inputs["input_ids"].shape, -1)
 
 
 def _logits(route: Route, module: nn.Module, inputs: Mapping[str, Any], device: torch.device) -> Tensor:

@@ -18,6 +18,7 @@ from tk_classification.options import ClassOptions, RegressionOptions
 from tk_tensor.collate import collate_tokens
 from tk_tensor.cut import shortened
 from tk_tensor.offline import Offline
+from tk_tensor.tokens import Tokens
 
 Options = ClassOptions | RegressionOptions
 
@@ -37,15 +38,14 @@ class _Labelled(Offline):
     def encode(self, samples: Sequence[Sample], template: Template, limit: Limit) -> list[Sequence[Example]]:
         labels = [self._read(sample) for sample in samples]
         return [
-            self._examples(shortened(encoding.ids, limit, sample.origin), label, sample.origin)
+            self._examples(shortened(encoding, limit, sample.origin), label, sample.origin)
             for encoding, label, sample in zip(template.encode(samples), labels, samples, strict=True)
         ]
 
-    def _examples(self, ids: np.ndarray | None, label: np.ndarray, origin: str) -> list[Example]:
-        if ids is None:
-            return []
-        values = {"ids": ids, "weights": np.zeros(len(ids), dtype=np.float32), "label": label}
-        return [Example(len(ids), values, self.objective.weights({"sequence": 1.0}), origin)]
+    def _examples(self, tokens: Tokens | None, label: np.ndarray, origin: str) -> list[Example]:
+        return (
+            [] if tokens is None else [tokens.example(self.objective.weights({"sequence": 1.0}), origin, label=label)]
+        )
 
     def collate(self, rows: Sequence[Sequence[Example]], layout: Layout) -> Batch:
         batch = self.batch(rows, collate_tokens(rows, layout))

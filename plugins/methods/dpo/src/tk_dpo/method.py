@@ -32,14 +32,12 @@ class Dpo(Offline):
 
     def encode(self, samples: Sequence[Sample], template: Template, limit: Limit) -> list[Sequence[Example]]:
         return [
-            [Example(length, values, self.objective.weights({"pair": 1.0, "token": tokens}), sample.origin)]
-            if values
-            else []
-            for sample, (length, values, tokens) in zip(samples, encoded_pairs(samples, template, limit), strict=True)
+            [pair.example(self.objective.weights({"pair": 1.0, "token": pair.trained}), sample.origin)] if pair else []
+            for sample, pair in zip(samples, encoded_pairs(samples, template, limit), strict=True)
         ]
 
     def collate(self, rows: Sequence[Sequence[Example]], layout: Layout) -> Batch:
-        return self.batch(rows, collate_trees([[tree_of(e.values) for e in row] for row in rows], layout))
+        return self.batch(rows, collate_trees([[tree_of(e) for e in row] for row in rows], layout))
 
     def loss(self, outputs: Mapping[str, Rows], batch: Batch, reduce: Reduce) -> Step:
         chosen_only = {**batch.fields, "token_weights": batch.fields["token_weights"] * (batch.fields["rows"] % 2 == 0)}

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import reduce
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -16,6 +19,7 @@ from tk_embedding.options import EmbeddingOptions
 from tk_tensor.collate import collate_tokens
 from tk_tensor.cut import shortened
 from tk_tensor.offline import Offline
+from tk_tensor.tokens import Tokens
 
 
 class Embedding(Offline):
@@ -34,9 +38,9 @@ class Embedding(Offline):
         encodings = iter(template.encode(flat))
         found: list[Sequence[Example]] = []
         for sample, own in zip(samples, texts, strict=True):
-            ids = [shortened(next(encodings).ids, limit, sample.origin) for _ in own]
-            whole = [part for part in ids if part is not None]
-            found.append([self._example(whole, sample.origin)] if len(whole) == len(ids) else [])
+            parts = [shortened(next(encodings), limit, sample.origin) for _ in own]
+            whole = [part for part in parts if part is not None]
+            found.append([self._example(whole, sample.origin)] if len(whole) == len(parts) else [])
         return found
 
     def _texts(self, sample: Sample) -> list[str]:
@@ -46,16 +50,17 @@ class Embedding(Offline):
         passages = [self.options.passage_prefix + passage for passage in sample.passages]
         return [self.options.query_prefix + sample.text, *passages]
 
-    def _example(self, parts: Sequence[np.ndarray], origin: str) -> Example:
-        values = {"ids": np.concatenate(parts), "lengths": np.array([len(part) for part in parts], dtype=np.int32)}
-        return Example(len(values["ids"]), values, self.objective.weights({"query": 1.0}), origin)
+    def _example(self, parts: Sequence[Tokens], origin: str) -> Example:
+        ends = np.cumsum([len(part) for part in parts]).astype(np.int32)
+        whole = reduce(operator.add, parts)
+        return whole.example(self.objective.weights({"query": 1.0}), origin, ends=ends)
 
     def collate(self, rows: Sequence[Sequence[Example]], layout: Layout) -> Batch:
         texts = [[text for example in row for text in _split(example)] for row in rows]
         if not layout.packing:
             texts = [[text] for row in texts for text in row]
         batch = self.batch(rows, collate_tokens(texts, layout))
-        parts = [part for row in rows for example in row for part in range(len(example.values["lengths"]))]
+        parts = [part for row in rows for example in row for part in range(len(example.values["ends"]))]
         return replace(batch, fields={**batch.fields, "parts": torch.tensor(parts)})
 
     def loss(self, outputs: Mapping[str, Rows], batch: Batch, reduce: Reduce) -> Step:
@@ -65,9 +70,9 @@ class Embedding(Offline):
 
 def _split(example: Example) -> list[Example]:
     """Each text of an example as one of its own."""
-    lengths = example.values["lengths"]
-    parts = np.split(example.values["ids"], np.cumsum(lengths)[:-1])
-    return [Example(len(ids), {"ids": ids, "weights": np.zeros(len(ids), dtype=np.float32)}, {}) for ids in parts]
+    whole = Tokens.untrained(example.values["ids"], example.media)
+    ends = example.values["ends"].tolist()
+    return [whole[start:end].example({}, example.origin) for start, end in pairwise([0, *ends])]
 
 
 def _metrics(vectors: Tensor, parts: Tensor) -> dict[str, tuple[Tensor, float]]:

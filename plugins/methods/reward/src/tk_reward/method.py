@@ -30,12 +30,12 @@ class Reward(Offline):
     def encode(self, samples: Sequence[Sample], template: Template, limit: Limit) -> list[Sequence[Example]]:
         weights = self.objective.weights({"pair": 1.0})
         return [
-            [Example(length, {**values, "margin": [_margin(sample)]}, weights, sample.origin)] if values else []
-            for sample, (length, values, _) in zip(samples, encoded_pairs(samples, template, limit), strict=True)
+            [pair.example(weights, sample.origin, margin=[_margin(sample)])] if pair else []
+            for sample, pair in zip(samples, encoded_pairs(samples, template, limit), strict=True)
         ]
 
     def collate(self, rows: Sequence[Sequence[Example]], layout: Layout) -> Batch:
-        batch = self.batch(rows, collate_trees([[tree_of(e.values) for e in row] for row in rows], layout))
+        batch = self.batch(rows, collate_trees([[tree_of(e) for e in row] for row in rows], layout))
         margin = torch.tensor([float(e.values["margin"][0]) for row in rows for e in row])
         return replace(batch, fields={**batch.fields, "margin": margin})
 

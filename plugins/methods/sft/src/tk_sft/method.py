@@ -8,12 +8,12 @@ from dataclasses import replace
 import numpy as np
 
 from tk.contracts import Batch, Encoding, Example, Layout, Limit, Loss, Template
-from tk.errors import DataError
 from tk.sample import Message, Sample
 from tk_sft.options import SftOptions
 from tk_tensor.collate import collate_tokens
 from tk_tensor.cut import cut
 from tk_tensor.offline import Offline
+from tk_tensor.tokens import Tokens
 
 Messages = tuple[Message, ...]
 
@@ -48,15 +48,12 @@ class TokenMethod(Offline):
         """Examples of each sample. Raises DataError with the sample's origin."""
         found: list[Sequence[Example]] = []
         for encoding, sample in zip(encodings, samples, strict=True):
-            if encoding.media:
-                raise DataError(f"{sample.origin}: holds {', '.join(encoding.media)}, and this method trains on text.")
-            parts = cut(encoding, limit, sample.origin)
-            found.append([self._example(ids, weights, sample.origin) for ids, weights in parts])
+            found.append([self._example(part, sample.origin) for part in cut(encoding, limit, sample.origin)])
         return found
 
-    def _example(self, ids: np.ndarray, weights: np.ndarray, origin: str) -> Example:
-        counts = {"token": float(weights[1:].sum(dtype=np.float64)), "sequence": 1.0}
-        return Example(len(ids), {"ids": ids, "weights": weights}, self.objective.weights(counts), origin)
+    def _example(self, tokens: Tokens, origin: str) -> Example:
+        counts = {"token": float(tokens.weights[1:].sum(dtype=np.float64)), "sequence": 1.0}
+        return tokens.example(self.objective.weights(counts), origin)
 
     def collate(self, rows: Sequence[Sequence[Example]], layout: Layout) -> Batch:
         return self.batch(rows, collate_tokens(rows, layout))

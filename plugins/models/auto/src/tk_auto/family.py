@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tk.config.sections import MediaSection
 from tk.contracts import LM_HEAD, Head, LoadedModel
 
 if TYPE_CHECKING:
@@ -30,9 +31,10 @@ class AutoFamily:
         head: Head = LM_HEAD,
         attention: str = "auto",
         trust_remote_code: bool = False,
+        media: MediaSection | None = None,
     ) -> LoadedModel:
         """Load a resolved checkpoint; on "meta", its shapes only. A head it does not have is initialised alike in
-        every process. Raises TkError naming the folder and what is wrong with it.
+        every process. Of models that take media, the text only. Raises TkError naming the folder and what is wrong.
         """
         from tk_auto import loading
 

@@ -13,15 +13,19 @@ from torch import nn
 from transformers import (
     CONFIG_MAPPING,
     MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
     MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING,
+    MODEL_MAPPING,
     AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     AutoTokenizer,
 )
+from transformers.modeling_layers import GenericForSequenceClassification
 
 from tk.contracts import Head, LoadedModel
 from tk.errors import TkError, UsageError
@@ -109,12 +113,16 @@ def _auto_class(folder: Path, config: Any, head: Head, trust_remote_code: bool) 
     if head.kind == "lm":
         if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING or (trust_remote_code and hasattr(config, "auto_map")):
             return AutoModelForCausalLM
+        if type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+            return AutoModelForImageTextToText
         raise TkError(f"{folder} is a {config.model_type!r}, which transformers does not have as a language model.")
     if head.kind == "none":
         return AutoModel
     if head.kind == "score":
         if type(config) in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
             return AutoModelForSequenceClassification
+        if type(config) in MODEL_MAPPING:
+            return _classifier(MODEL_MAPPING[type(config)])
         raise TkError(f"{folder} is a {config.model_type!r}, for which transformers has no sequence classifier.")
     config.num_labels = 1
     if type(config) in MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING:
@@ -123,6 +131,13 @@ def _auto_class(folder: Path, config: Any, head: Head, trust_remote_code: bool) 
     if type(config) in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
         return AutoModelForSequenceClassification
     raise TkError(f"{folder} is a {config.model_type!r}, for which transformers has no classifier: no value head.")
+
+
+def _classifier(backbone: type[nn.Module]) -> Any:
+    """A sequence classifier on a backbone for which transformers names none, by its own generic one."""
+    base = next(c for c in backbone.__mro__ if c.__name__.endswith("PreTrainedModel"))
+    name = base.__name__.removesuffix("PreTrainedModel") + "ForSequenceClassification"
+    return type(name, (GenericForSequenceClassification, base), {"__module__": __name__})
 
 
 def _set_labels(config: Any, head: Head, tokenizer: Any) -> None:
@@ -136,7 +151,8 @@ def _set_labels(config: Any, head: Head, tokenizer: Any) -> None:
 
 def _on_meta(auto: Any, config: Any, settings: dict[str, Any]) -> nn.Module:
     with torch.device("meta"):
-        module: nn.Module = auto.from_config(config, **settings)
+        make = getattr(auto, "from_config", None) or auto._from_config
+        module: nn.Module = make(config, **settings)
     return module
 
 

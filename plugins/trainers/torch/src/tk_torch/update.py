@@ -10,6 +10,7 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -222,8 +223,10 @@ def to_device(batch: Batch, device: str) -> Batch:
     if device == "cpu":
         return batch
 
-    def moved(values: Mapping[str, object]) -> dict[str, object]:
-        return {k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in values.items()}
+    def moved(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {name: moved(each) for name, each in value.items()}
+        return value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
 
     return replace(batch, inputs=moved(batch.inputs), fields=moved(batch.fields))
 

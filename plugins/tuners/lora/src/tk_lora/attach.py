@@ -13,9 +13,6 @@ from peft.tuners.lora import LoraLayer
 from peft.utils.constants import EMBEDDING_LAYER_NAMES
 from torch import nn
 from transformers.models.auto.modeling_auto import (
-    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES as SEQUENCE_CLASSIFIERS,
-)
-from transformers.models.auto.modeling_auto import (
     MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES as TOKEN_CLASSIFIERS,
 )
 from transformers.pytorch_utils import Conv1D
@@ -113,7 +110,7 @@ def _task(module: nn.Module) -> TaskType:
     name = type(module).__name__
     if name in TOKEN_CLASSIFIERS.values():
         return TaskType.TOKEN_CLS
-    if name in SEQUENCE_CLASSIFIERS.values():
+    if name.endswith("ForSequenceClassification"):
         return TaskType.SEQ_CLS
     return TaskType.CAUSAL_LM if hasattr(module, "prepare_inputs_for_generation") else TaskType.FEATURE_EXTRACTION
 

@@ -1,0 +1,81 @@
+"""Files behind URLs: only from hosts that were allowed, only so large, and once."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import IO, Any
+from urllib.error import HTTPError, URLError
+from urllib.parse import urlsplit
+from urllib.request import HTTPRedirectHandler, Request, build_opener
+
+from tk.config.sections import MediaSection
+from tk.errors import DataError, UsageError
+from tk.files import cache_root
+
+CHUNK = 1 << 16
+
+
+class Refused(UsageError):
+    """A host that was not allowed."""
+
+
+def fetched(url: str, section: MediaSection) -> Path:
+    """The file behind a URL, from the cache where it was fetched before.
+
+    Raises UsageError for a host that is not in `media.hosts`, also after a redirection, and DataError where the file
+    cannot be had or is too large.
+    """
+    allow(url, section)
+    place = cache_root() / "media" / hashlib.sha256(url.encode()).hexdigest()
+    if place.is_file():
+        return place
+    place.parent.mkdir(parents=True, exist_ok=True)
+    request = Request(url, headers={"User-Agent": "tk"})
+    try:
+        with build_opener(_Redirects(section)).open(request, timeout=section.timeout) as answer:
+            _keep(answer, place, url, section.byte_limit)
+    except HTTPError as error:
+        raise DataError(f"{url}: the host answers {error.code} {error.reason}") from error
+    except (URLError, OSError) as error:
+        raise DataError(f"{url}: cannot be fetched: {getattr(error, 'reason', None) or error}") from error
+    return place
+
+
+def allow(url: str, section: MediaSection) -> None:
+    """Raises UsageError unless the URL's host is one of those that media may come from."""
+    parts = urlsplit(url)
+    host = (parts.hostname or "").lower()
+    if parts.scheme not in ("http", "https") or not host:
+        raise Refused(f"{url}: media come from http and https URLs, files, data URLs and bytes.")
+    if not any(fnmatch(host, pattern.lower()) for pattern in section.hosts):
+        raise Refused(f"{url}: the host {host} is not allowed: --media.hosts '[\"{host}\"]'")
+
+
+class _Redirects(HTTPRedirectHandler):
+    def __init__(self, section: MediaSection) -> None:
+        self._section = section
+
+    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
+        allow(newurl, self._section)
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _keep(answer: IO[bytes], place: Path, url: str, limit: int) -> None:
+    """Write what comes beside its place, and put it there when it is whole."""
+    handle, name = tempfile.mkstemp(dir=place.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            size = 0
+            while chunk := answer.read(CHUNK):
+                size += len(chunk)
+                if size > limit:
+                    raise DataError(f"{url}: more than {limit:,} bytes (media.byte_limit)")
+                file.write(chunk)
+        os.replace(name, place)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise

@@ -1,0 +1,130 @@
+"""Where media come from: paths, URLs, data URLs and bytes; and pictures out of them, upright and RGB."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import unquote_to_bytes
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from tk.config.sections import MediaSection
+from tk.errors import DataError, UsageError
+from tk_media.fetch import fetched
+
+ORIENTATION, SIDEWAYS = 0x0112, range(5, 9)
+"""The EXIF tag of how a camera was held, and its values where width and height are exchanged."""
+TAIL = 4096
+ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
+"""What stands at the end of a whole file."""
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Finds media and opens pictures, within what `section` allows."""
+
+    section: MediaSection = field(default_factory=MediaSection)
+
+    def find(self, source: str | bytes, origin: str) -> str:
+        """What can be opened again without looking: an absolute path, or a data URL. Raises DataError."""
+        if isinstance(source, bytes):
+            return f"data:;base64,{base64.b64encode(source).decode()}"
+        if source.startswith("data:"):
+            return source
+        if source.startswith(("http://", "https://")):
+            with _placed(origin):
+                return str(fetched(source, self.section))
+        path = Path(source.removeprefix("file://")).expanduser()
+        tried = [path] if path.is_absolute() else [folder / path for folder in self._folders(origin)]
+        for place in tried:
+            if place.is_file():
+                return str(place.resolve())
+        where = " and ".join(str(place) for place in dict.fromkeys(tried))
+        raise DataError(f"{origin}: there is no file {where} (media.root: where relative paths begin).")
+
+    def size(self, source: str, origin: str) -> tuple[int, int]:
+        """(height, width) of a picture, upright, from its header. Raises DataError for one that is cut off or too large."""
+        with self._opened(source, origin) as picture:
+            width, height = picture.size
+            if _is_cut(source, picture.format):
+                raise DataError(f"{origin}: {_name(source)} is cut off: the picture's end is missing.")
+            if picture.getexif().get(ORIENTATION) in SIDEWAYS:
+                width, height = height, width
+        return height, width
+
+    def picture(self, source: str, origin: str) -> Image.Image:
+        """The whole picture. Raises DataError where it cannot be decoded."""
+        with self._opened(source, origin) as picture:
+            if picture.mode.startswith("I"):
+                picture = Image.fromarray((np.asarray(picture).astype(np.uint32) >> 8).astype(np.uint8))
+            upright = ImageOps.exif_transpose(picture)
+            return upright if upright.mode == "RGB" else upright.convert("RGB")
+
+    def _folders(self, origin: str) -> list[Path]:
+        if self.section.root:
+            return [Path(self.section.root).expanduser()]
+        file, _, line = origin.rpartition(":")
+        beside = [Path(file).parent] if line.isdigit() and Path(file).is_file() else []
+        return [*beside, Path()]
+
+    @contextmanager
+    def _opened(self, source: str, origin: str) -> Iterator[Image.Image]:
+        """A picture whose header was read; what PIL says of it and of its data as an error about the row."""
+        name = _name(source)
+        try:
+            with Image.open(_stream(source, origin)) as picture:
+                pixels = picture.size[0] * picture.size[1]
+                if pixels > self.section.pixel_limit:
+                    raise DataError(f"{origin}: {name} has {pixels:,} pixels, more than media.pixel_limit.")
+                yield picture
+        except UnidentifiedImageError as error:
+            raise DataError(f"{origin}: {name} is no picture of a known format.") from error
+        except Image.DecompressionBombError as error:
+            raise DataError(f"{origin}: {name} has more pixels than any picture should (media.pixel_limit).") from error
+        except (OSError, SyntaxError, ValueError, EOFError) as error:
+            raise DataError(f"{origin}: {name} cannot be read: {error}") from error
+
+
+@contextmanager
+def _placed(origin: str) -> Iterator[None]:
+    """Errors about a source with the row in front."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"{origin}: {error}") from error
+    except UsageError as error:
+        raise UsageError(f"{origin}: {error}") from error
+
+
+def _stream(source: str, origin: str) -> io.BytesIO | str:
+    if not source.startswith("data:"):
+        return source
+    head, comma, body = source.partition(",")
+    try:
+        if not comma:
+            raise ValueError("there is no comma")
+        return io.BytesIO(base64.b64decode(body, validate=True) if head.endswith(";base64") else unquote_to_bytes(body))
+    except (binascii.Error, ValueError) as error:
+        raise DataError(f"{origin}: a data URL cannot be read: {error}") from error
+
+
+def _is_cut(source: str, kind: str | None) -> bool:
+    """Whether the end of a picture's file is missing, for formats that have one."""
+    end = ENDS.get(kind or "")
+    if end is None:
+        return False
+    stream = _stream(source, "")
+    with open(stream, "rb") if isinstance(stream, str) else stream as file:
+        size = file.seek(0, io.SEEK_END)
+        file.seek(max(0, size - TAIL))
+        return end not in file.read()
+
+
+def _name(source: str) -> str:
+    return "a picture in the row itself" if source.startswith("data:") else source

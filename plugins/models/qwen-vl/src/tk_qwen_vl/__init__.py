@@ -1,0 +1,1 @@
+"""The Qwen-VL families."""

@@ -1,0 +1,20 @@
+"""Options of the family `qwen-vl`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from tk.config.options import doc
+
+
+@dataclass(frozen=True)
+class QwenVLOptions:
+    """How large pictures are to the model. A token stands for a square of two by two patches (28 or 32 pixels wide)."""
+
+    min_pixels: Annotated[int | None, doc("Smaller pictures are made larger; the checkpoint's unless given.", ge=1)] = (
+        None
+    )
+    max_pixels: Annotated[int | None, doc("Larger pictures are made smaller; the checkpoint's unless given.", ge=1)] = (
+        None
+    )
