@@ -8,7 +8,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from tk.contracts import Engine, LoadedModel, Request, Sampling
+from tk.contracts import Engine, LoadedModel, Medium, Request, Sampling
 from tk.errors import TkError, UsageError
 from tk_auto.family import AutoFamily
 from tk_conformance.tiny import tiny_checkpoint
@@ -276,7 +276,7 @@ def test_an_adapted_module_generates_with_its_adapter(tmp_path: Path) -> None:
         (Request([5], Sampling(n=0)), r"sampling\.n: 0"),
         (Request([5], Sampling(temperature=-1)), r"sampling\.temperature"),
         (Request([5], Sampling(top_p=0)), r"sampling\.top_p"),
-        (Request([5], media={"pixel_values": 1}), "text only.*pixel_values"),
+        (Request([5], media=(Medium("image", "a.png"),)), "text only.*image"),
     ],
 )
 def test_requests_that_cannot_be_served_say_why(model: LoadedModel, request_: Request, message: str) -> None:

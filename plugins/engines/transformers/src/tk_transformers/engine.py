@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -14,10 +14,11 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from tk.contracts import Completion, Delta, Example, Layout, LoadedModel, Pass, Request, Role, Sampling, Stat
+from tk.contracts import Completion, Delta, Layout, LoadedModel, Pass, Request, Role, Sampling, Stat
 from tk.errors import TkError, UsageError
-from tk_tensor.collate import collate_tokens
+from tk_tensor.collate import all_positions, collate_tokens
 from tk_tensor.scored import build_scored
+from tk_tensor.tokens import Tokens, media_inputs, positions_of
 from tk_transformers.options import TransformersOptions
 from tk_transformers.sampling import choose, penalise
 from tk_transformers.text import TextStream
@@ -92,12 +93,13 @@ class TransformersEngine:
             raise UsageError(f"A model with a {head} head gives no scores and no vectors.")
         scored = build_scored({"policy": self.model}, (Role("policy", head=self.model.head),))
         asked, device = Pass((Stat(STATISTIC_OF[head]),), grad=False), next(self.model.module.parameters()).device
-        layout = Layout(int(self.model.tokenizer.pad_token_id))
+        layout = Layout(int(self.model.tokenizer.pad_token_id), media=self.model.media)
         found: dict[int, tuple[float, ...]] = {}
         order = sorted(range(len(requests)), key=lambda i: -len(requests[i].ids))
         for start in range(0, len(order), self.options.max_batch):
             places = order[start : start + self.options.max_batch]
-            inputs, fields, _, _ = collate_tokens([[_whole(requests[i])] for i in places], layout)
+            whole = [Tokens.untrained(requests[i].ids, requests[i].media).example({}, "") for i in places]
+            inputs, fields, _, _ = collate_tokens([[example] for example in whole], layout)
             moved = [{name: value.to(device) for name, value in part.items()} for part in (inputs, fields)]
             with torch.no_grad():
                 values = scored(*moved, [asked])["policy"][STATISTIC_OF[head]]
@@ -132,7 +134,7 @@ class TransformersEngine:
 
     def _rows(self, index: int, request: Request) -> list[_Row]:
         sampling, tokenizer = request.sampling, self.model.tokenizer
-        _check(request)
+        _check(request, self.model)
         # A special token's spelling never shows in the text: it stops by its id.
         special = set(tokenizer.all_special_tokens)
         named = {tokenizer.convert_tokens_to_ids(stop) for stop in sampling.stop if stop in special}
@@ -168,7 +170,8 @@ class TransformersEngine:
 
     def _decode(self, rows: list[_Row]) -> Iterator[None]:
         """Run the rows to their ends; a step of the loop a yield."""
-        run = _Run(self.model.module, self.model.tokenizer.pad_token_id, [row.request for row in rows])
+        layout = Layout(int(self.model.tokenizer.pad_token_id), "left", media=self.model.media)
+        run = _Run(self.model.module, layout, [row.request for row in rows])
         while True:
             settings = [row.sampling for row in rows]
             logits = run.logits
@@ -186,10 +189,13 @@ class TransformersEngine:
 
 
 class _Run:
-    """The tensors of a batch being decoded. logits: [B, V] float32 of the next token. seen: [B, V], or None where no
-    row penalises repetition."""
+    """The tensors of a batch being decoded.
 
-    def __init__(self, module: nn.Module, pad_id: int, requests: Sequence[Request]) -> None:
+    logits: [B, V] float32 of the next token. ahead: [B, 1], by how much the positions of media have run ahead of the
+    number of tokens. seen: [B, V], or None where no row penalises repetition.
+    """
+
+    def __init__(self, module: nn.Module, layout: Layout, requests: Sequence[Request]) -> None:
         self.module = module
         self.device = next(module.parameters()).device
         base: Any = module.get_base_model() if hasattr(module, "get_base_model") else module
@@ -199,8 +205,12 @@ class _Run:
         # Requests for several completions are read once, and their rows copied.
         unique = list({id(request): request for request in requests}.values())
         place = {id(request): number for number, request in enumerate(unique)}
-        ids, self.mask = self._padded(unique, pad_id)
-        logits = self._forward(ids, (self.mask.cumsum(-1) - 1).clamp(min=0))
+        ids, self.mask, positions = self._padded(unique, layout)
+        self._axes = len(positions) if positions.ndim == 3 else 0
+        last = positions[1:].amax((0, 2)) if self._axes else positions.amax(1)
+        self.ahead = last[:, None] + 1 - self.mask.sum(-1, keepdim=True)
+        media = media_inputs([medium for request in unique for medium in request.media], layout)
+        logits = self._forward(ids, positions, {name: value.to(self.device) for name, value in media.items()})
         copies = [place[id(request)] for request in requests]
         self.seen: Tensor | None = None
         if any(request.sampling.repetition_penalty != 1 for request in requests):
@@ -217,26 +227,35 @@ class _Run:
         self._select(left)
         tokens = tokens[torch.as_tensor(left, device=self.device)]
         self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.mask), 1)], 1)
-        self.logits = self._forward(tokens[:, None], self.mask.sum(-1, keepdim=True) - 1)
+        position = self.mask.sum(-1, keepdim=True) - 1
+        if self._axes:
+            position = torch.stack([position, *[position + self.ahead] * (self._axes - 1)])
+        self.logits = self._forward(tokens[:, None], position, {})
 
     def _select(self, places: Sequence[int]) -> None:
         if list(places) == list(range(len(self.mask))):
             return
         index = torch.as_tensor(places, device=self.device)
         self.cache.batch_select_indices(index)
-        self.mask, self.logits = self.mask[index], self.logits[index]
+        self.mask, self.logits, self.ahead = self.mask[index], self.logits[index], self.ahead[index]
         if self.seen is not None:
             self.seen = self.seen[index]
 
-    def _padded(self, requests: Sequence[Request], pad_id: int) -> tuple[Tensor, Tensor]:
-        """Token ids and mask [B, T] with padding on the left, so that all rows end at the same place."""
+    def _padded(self, requests: Sequence[Request], layout: Layout) -> tuple[Tensor, Tensor, Tensor]:
+        """Token ids, mask [B, T] and positions, with padding on the left, so that all rows end at the same place."""
         length = max(len(request.ids) for request in requests)
-        ids = [[pad_id] * (length - len(request.ids)) + list(request.ids) for request in requests]
-        mask = [[0] * (length - len(request.ids)) + [1] * len(request.ids) for request in requests]
-        return torch.tensor(ids, device=self.device), torch.tensor(mask, device=self.device)
+        spans = [slice(length - len(request.ids), length) for request in requests]
+        ids = np.full((len(requests), length), layout.pad_id, dtype=np.int64)
+        mask = np.zeros_like(ids)
+        placed = []
+        for row, (request, span) in enumerate(zip(requests, spans, strict=True)):
+            ids[row, span], mask[row, span] = request.ids, 1
+            placed.append((row, span, positions_of(ids[row, span], request.media, layout)))
+        tensors = (torch.from_numpy(each).to(self.device) for each in (ids, mask, all_positions(ids.shape, placed)))
+        return tuple(tensors)  # type: ignore[return-value]
 
-    def _forward(self, ids: Tensor, positions: Tensor) -> Tensor:
-        inputs: dict[str, Any] = {self._cache_name: self.cache, "use_cache": True, "attention_mask": self.mask}
+    def _forward(self, ids: Tensor, positions: Tensor, media: Mapping[str, Tensor]) -> Tensor:
+        inputs: dict[str, Any] = {self._cache_name: self.cache, "use_cache": True, "attention_mask": self.mask, **media}
         if "position_ids" in self._parameters:
             inputs["position_ids"] = positions
         if "logits_to_keep" in self._parameters:
@@ -244,12 +263,6 @@ class _Run:
         with torch.no_grad(), _evaluating(self.module):
             logits: Tensor = self.module(input_ids=ids, **inputs).logits
         return logits[:, -1].float()
-
-
-def _whole(request: Request) -> Example:
-    """A sequence of which nothing is trained."""
-    ids = np.asarray(request.ids, dtype=np.int32)
-    return Example(len(ids), {"ids": ids, "weights": np.zeros(len(ids), dtype=np.float32)}, {})
 
 
 def _batches(rows: Sequence[_Row], size: int) -> Iterator[list[_Row]]:
@@ -272,12 +285,12 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
             part.training = True
 
 
-def _check(request: Request) -> None:
+def _check(request: Request, model: LoadedModel) -> None:
     sampling = request.sampling
     if not len(request.ids):
         raise TkError("A prompt is empty: there is nothing to go on from.")
-    if request.media:
-        raise TkError(f"This engine takes text only, and the request has {', '.join(request.media)}.")
+    if request.media and model.media is None:
+        raise TkError(f"The model takes text only, and the request has an {request.media[0].type}.")
     bounds = {
         "max_tokens": sampling.max_tokens >= 1,
         "temperature": sampling.temperature >= 0,
