@@ -79,7 +79,6 @@ def test_a_sound_package_passes_with_a_test_for_each_thing_it_declares(tmp_path)
         ({"options": OPTIONS.replace("= 20", "= 0")}, "the default 0 of 'target' is not valid"),
         ({"options": OPTIONS.replace("frozen=True", "frozen=False")}, "Options is not frozen"),
         ({"options": "import sqlite3, tomllib, numpy\n" + OPTIONS}, "imports numpy"),
-        ({"reward": REWARD.replace("async def", "def")}, "it must be `async def`"),
         ({"reward": REWARD.replace("__call__(self, batch)", "__call__(self)")}, "does not take __call__"),
         ({"reward": REWARD.replace("__call__", "score")}, "it has no method __call__"),
         ({"reward": REWARD.replace("class Length", "class Width")}, "cannot be loaded from"),

@@ -25,7 +25,7 @@ _HOMES = {
     "tk.api": ("train", "infer", "score", "embed", "export", "chat", "plan", "load_config"),
     "tk.errors": ("TkError", "UsageError", "ConfigError", "DataError"),
     "tk.hookspecs": ("hookimpl",),
-    "tk.plugins": ("component",),
+    "tk.local": ("component",),
     "tk.config.options": ("doc",),
     "tk.sample": ("Sample", "Message", "Part", "ToolCall"),
     "tk.specs": (
@@ -33,6 +33,7 @@ _HOMES = {
         "CallbackSpec",
         "CommandSpec",
         "DatasetSpec",
+        "DialectSpec",
         "EngineSpec",
         "EvaluatorSpec",
         "ExporterSpec",

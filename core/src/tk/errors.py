@@ -29,6 +29,10 @@ class DataError(TkError):
     """A row of a data file is wrong; the message starts with `file:line:`."""
 
 
+class StuckError(TkError):
+    """A plugin's code did not return in its time; threads that it has started may still run."""
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """' Did you mean …?' for the known word closest to a misspelled one, or '' where none is close."""
     found = get_close_matches(word, list(known), 1, cutoff=0.6)

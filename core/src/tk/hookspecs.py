@@ -129,5 +129,10 @@ def tk_launchers() -> Iterable[specs.LauncherSpec]:  # type: ignore[empty-body]
 
 
 @hookspec
+def tk_dialects() -> Iterable[specs.DialectSpec]:  # type: ignore[empty-body]
+    """Dialects: how local files that are written for another framework are read."""
+
+
+@hookspec
 def tk_commands() -> Iterable[specs.CommandSpec]:  # type: ignore[empty-body]
     """Further commands of `tk`."""

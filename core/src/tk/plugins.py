@@ -7,31 +7,24 @@ went wrong is kept as its `reason`. Nothing of a component is imported before it
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import importlib.util
-import inspect
 import io
 import os
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any
 
 import pluggy
 
-from tk import hookspecs
+from tk import hookspecs, local
 from tk.capabilities import CAPABILITIES, is_known
 from tk.errors import TkError, UsageError, nearest
 from tk.registry import Component, Plugin, Registry
 from tk.specs import KINDS, TK_API, KindSpec, Spec
 
 GROUP = "tk"
-_MARK = "__tk_component__"
-
-T = TypeVar("T")
+_DIALECTS = "dialects"
 
 
 @dataclass(frozen=True)
@@ -67,23 +60,6 @@ class Selection:
         return not names & set(self.disable) and (not self.only or bool(names & set(self.only)))
 
 
-def component(kind: str, name: str = "", *, summary: str = "", **spec: Any) -> Callable[[T], T]:
-    """Mark a function or class of a local plugin file as a component of `kind` (plural), e.g. a reward.
-
-    A function is the component itself; a class is built like any other target. The name is the object's own, with
-    dashes, unless given; further keywords are the spec's.
-    """
-
-    def mark(target: T) -> T:
-        own = name or getattr(target, "__name__", "").replace("_", "-").lower()
-        text = summary or (inspect.getdoc(target) or "").split("\n")[0]
-        factory = target if isinstance(target, type) else (lambda *_, **__: target)
-        setattr(target, _MARK, (kind, {"name": own, "target": factory, "summary": text, **spec}))
-        return target
-
-    return mark
-
-
 def load(selection: Selection | None = None, *, found: Iterable[EntryPoint] | None = None) -> Registry:
     """Discover plugins. `found` replaces the installed entry points (tests, workers).
 
@@ -106,16 +82,24 @@ class _Loader:
         self.modules: dict[str, Any] = {}
         self.components: dict[str, list[Component]] = {}
         self.disabled: dict[str, list[Component]] = {}
+        self.files: dict[str, Path] = {}
+        self.dialects: list[Component] = []
 
     def run(self, found: Iterable[EntryPoint]) -> Registry:
         for entry in found:
             self._import(entry)
-        for path in self.selection.files:
-            self._import_file(Path(path))
         for key in list(self.modules):
             self._guarded(key, self._collect_kinds, key)
+        if self.selection.files:
+            for key in list(self.modules):
+                self._guarded(key, self._collect_dialects, key)
+        for path in map(Path, self.selection.files):
+            self._import_file(path)
         for key in list(self.modules):
             self._guarded(key, self._collect, key)
+        for key, path in self.files.items():
+            if self.plugins[key].status == "broken":
+                raise TkError(f"{path}: {self.plugins[key].reason}")
         if self.selection.strict:
             broken = [p for p in self.plugins.values() if p.status == "broken"]
             if broken:
@@ -141,9 +125,10 @@ class _Loader:
         if not path.is_file():
             raise UsageError(f"plugins.files: there is no file {path}.")
         self.plugins[key] = Plugin(path.stem, str(path), "", str(path))
-        self._guarded(key, self._register, key, lambda: _module_from(path))
-        if self.plugins[key].status == "broken":
-            raise TkError(f"{path}: {self.plugins[key].reason}")
+        self.files[key] = path
+        self._guarded(key, self._register, key, lambda: local.load(path, self.dialects))
+        if key in self.modules:
+            self._guarded(key, self._collect_kinds, key)
 
     def _register(self, key: str, importer: Callable[[], Any]) -> None:
         module = importer()
@@ -169,14 +154,21 @@ class _Loader:
             self.kinds[kind.name] = kind
             self.manager.add_hookspecs(type(kind.hook, (), {kind.hook: staticmethod(_open_hook(kind))}))
 
+    def _collect_dialects(self, key: str) -> None:
+        """What local files may be written in, before any is loaded."""
+        plugin, kind = self.plugins[key], self.kinds[_DIALECTS]
+        for spec in self._ask(key, kind.hook) if plugin.status != "disabled" else ():
+            _check_spec(kind, spec)
+            self.dialects.append(Component(kind, spec, plugin.distribution, plugin.version))
+
     def _collect(self, key: str) -> None:
         plugin = self.plugins[key]
         module = self.modules[key]
         collected = [(kind, spec) for kind in self.kinds.values() for spec in self._ask(key, kind.hook)]
-        for name, words in _marked(module):
-            if name not in self.kinds:
-                raise ValueError(f"no kind is named {name!r}.{nearest(name, self.kinds)}")
-            collected.append((self.kinds[name], self.kinds[name].spec(**words)))
+        collected += [(self._kind(name), self._kind(name).spec(**words)) for name, words in local.marked(module)]
+        if key in self.files:
+            alone = not collected and not self.manager.get_hookcallers(module)
+            collected += [(self._kind(n), spec) for n, spec in local.read(module, self.dialects, alone=alone)]
         made: list[Component] = []
         for kind, spec in collected:
             _check_spec(kind, spec)
@@ -186,6 +178,11 @@ class _Loader:
             into.setdefault(component_.kind.name, []).append(component_)
         names = tuple(f"{c.kind.singular}:{c.name}" for c in made)
         self.plugins[key] = replace(plugin, components=names, notes=(*plugin.notes, *self._notes(key)))
+
+    def _kind(self, name: str) -> KindSpec:
+        if name not in self.kinds:
+            raise ValueError(f"no kind is named {name!r}.{nearest(name, self.kinds)}")
+        return self.kinds[name]
 
     def _ask(self, key: str, hook: str) -> Iterator[Any]:
         caller = getattr(self.manager.hook, hook, None)
@@ -235,30 +232,6 @@ def _open_hook(kind: KindSpec) -> Callable[[], Iterable[Spec]]:
     hook.__name__ = kind.hook
     hook.__doc__ = kind.summary
     return hookspecs.hookspec(hook)
-
-
-def _marked(module: Any) -> Iterator[tuple[str, dict[str, Any]]]:
-    for value in list(vars(module).values()) if isinstance(module, ModuleType) else ():
-        mark = getattr(value, _MARK, None)
-        if isinstance(mark, tuple) and getattr(value, "__module__", None) == module.__name__:
-            yield mark
-
-
-def _module_from(path: Path) -> ModuleType:
-    name = "tk_local_" + hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]
-    if name in sys.modules:
-        return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise ImportError("it is not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    return module
 
 
 def _check_spec(kind: KindSpec, spec: Any) -> None:

@@ -58,7 +58,7 @@ class Sample:
     shared: messages of the prompt that both follow.
     passages: texts held against `text`, a query: the first answers it, the others do not.
     label: class index, class indices, score or desirability, as the method reads it.
-    extras: the row's other columns, given to rewards by name.
+    extras: the row's other columns, given to rewards by name. plain: the row gave its prompt as text, not as messages.
     origin: "file:line" of the row, for errors.
     """
 
@@ -71,3 +71,4 @@ class Sample:
     label: Any = None
     extras: Mapping[str, Any] = field(default_factory=dict)
     origin: str = ""
+    plain: bool = field(default=False, compare=False)

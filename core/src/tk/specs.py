@@ -169,6 +169,17 @@ class FormatSpec(Spec):
 
 
 @dataclass(frozen=True, kw_only=True)
+class DialectSpec(Spec):
+    """A way in which local plugin files are written for another framework. `summary`: what is looked for in a file.
+
+    imports: top-level packages of the framework; a file that imports one of them is of this dialect. Without any, it is
+        asked about files in which nothing else was found.
+    """
+
+    imports: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class KindSpec:
     """A kind of component: its registry, its hook and its `tk <name> list|show|check`.
 
@@ -181,6 +192,8 @@ class KindSpec:
         ("weighted": {name: 0.8}) or with options only ("several": {name: {…}}), or several by the user's own names
         ("named": {judge: {name: …}}).
     default: the component selected where nobody names one.
+    shared: "module:attribute" of a frozen dataclass with the options that every component has besides its own, where
+        the section holds several by component name. A component's own option of the same name comes first.
     """
 
     name: str
@@ -191,6 +204,7 @@ class KindSpec:
     section: str = ""
     selects: Literal["one", "weighted", "several", "named"] = "one"
     default: str = ""
+    shared: str = ""
 
     @property
     def hook(self) -> str:
@@ -235,6 +249,7 @@ KINDS: tuple[KindSpec, ...] = (
         contract="tk.contracts:Reward",
         section="rewards",
         selects="weighted",
+        shared="tk.config.sections:RewardShare",
         summary="Scores of completions.",
     ),
     KindSpec(
@@ -343,6 +358,13 @@ KINDS: tuple[KindSpec, ...] = (
     ),
     KindSpec(name="evaluators", singular="evaluator", spec=EvaluatorSpec, summary="Benchmark harnesses."),
     KindSpec(name="launchers", singular="launcher", spec=LauncherSpec, summary="How a run's processes are started."),
+    KindSpec(
+        name="dialects",
+        singular="dialect",
+        spec=DialectSpec,
+        contract="tk.contracts:Dialect",
+        summary="Local files that are written for other frameworks.",
+    ),
     KindSpec(name="commands", singular="command", spec=CommandSpec, summary="Further commands of tk."),
 )
 """The kernel's own kinds. `tk_kinds` adds others, which are treated alike."""

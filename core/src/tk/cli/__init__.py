@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 
 def main() -> None:
     """Entry point: runs the app; a user's mistake ends in one message and exit code 2, a failure in 1."""
     from tk.cli.app import app
-    from tk.errors import TkError
+    from tk.errors import StuckError, TkError
 
     try:
         app(prog_name="tk")
     except TkError as error:
         if "--debug" in sys.argv:
             raise
-        print(f"Error: {error}", file=sys.stderr)
+        print(f"Error: {error}", file=sys.stderr, flush=True)
+        if isinstance(error, StuckError):  # a thread of the plugin's would keep the process from ending
+            sys.stdout.flush()
+            os._exit(error.exit_code)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)

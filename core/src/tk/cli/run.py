@@ -15,7 +15,7 @@ import typer
 
 from tk.cli import commands
 from tk.config.options import Option, options_of
-from tk.config.resolve import Resolver
+from tk.config.resolve import Resolver, added_options
 from tk.config.sections import SCALARS
 from tk.errors import TkError
 from tk.setup import Given, resolver
@@ -157,7 +157,7 @@ def _detailed(section: str, found: Resolver) -> Iterator[inspect.Parameter]:
         return
     for key, component in found.several(kind).items():
         config = component.config()
-        for option in options_of(config) if config else ():
+        for option in (*(options_of(config) if config else ()), *added_options(kind)):
             yield _dotted(f"{section}.{key}.{option.flag}", option)
 
 

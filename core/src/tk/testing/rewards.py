@@ -47,7 +47,7 @@ def reward_batches(columns: Mapping[str, Any] | None = None) -> list[Scored]:
 def check_reward(
     reward: Reward, batches: Sequence[Scored] | None = None, *, columns: Mapping[str, Any] | None = None
 ) -> list[list[float | None]]:
-    """Give the reward each batch, in an event loop of its own, and check what comes back. Returns the scores.
+    """Give the reward each batch, what it awaits in an event loop of its own, and check what comes back. Returns the scores.
 
     batches: those of `reward_batches(columns)` unless given.
     """
@@ -57,9 +57,9 @@ def check_reward(
 
 def _scores(reward: Reward, batch: Scored) -> list[float | None]:
     name, count = type(reward).__name__, len(batch.completions)
-    pending = reward(batch)
-    need(inspect.isawaitable(pending), f"{name} returned no awaitable: `async def __call__(self, batch)`")
-    scores = asyncio.run(_await(pending))
+    scores: Any = reward(batch)
+    if inspect.isawaitable(scores):
+        scores = asyncio.run(_await(scores))
     need(isinstance(scores, Sequence), f"{name} returned {type(scores).__name__}, not a sequence")
     need(len(scores) == count, f"{name} returned {len(scores)} scores for {count} completions")
     for score, message in zip(scores, batch.completions, strict=True):

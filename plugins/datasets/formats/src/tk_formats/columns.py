@@ -42,7 +42,8 @@ class PromptCompletion:
     def __call__(self, row: Mapping[str, Any]) -> Sample:
         prompt = need(row, "prompt")
         completion = need(row, "completion") if "completion" in row else type(prompt)()
-        if isinstance(prompt, str) and isinstance(completion, str):
+        plain = isinstance(prompt, str) and isinstance(completion, str)
+        if plain:
             turns: tuple[Message, ...] = (Message("user", text(row, "prompt", empty=False)),)
             if "completion" in row:
                 turns += (Message("assistant", text(row, "completion", empty=False)),)
@@ -61,6 +62,7 @@ class PromptCompletion:
             tools=read_tools(row.get("tools")),
             label=row.get("label"),
             extras=extras(row, "prompt", "completion", "system", "tools", "label"),
+            plain=plain,
         )
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from tk.compose import Plan
 from tk.contracts import Strategy, World
 from tk.errors import TkError, UsageError
 from tk_parallel.processes import decide, exchange
 from tk_torch.files import json_text
+
+T = TypeVar("T")
 
 
 def on_rank_0(strategy: Strategy, world: World, action: Callable[[], Any]) -> Any:
@@ -29,6 +31,23 @@ def on_rank_0(strategy: Strategy, world: World, action: Callable[[], Any]) -> An
     if "error" in told:
         raise (UsageError if told["usage"] else TkError)(told["error"])
     return told["value"]
+
+
+def together(strategy: Strategy, action: Callable[[], T]) -> T:
+    """Do it on every rank. Where it failed with a TkError on any, one is raised on all: none waits for another."""
+    failure: TkError | None = None
+    found: list[T] = []
+    try:
+        found.append(action())
+    except TkError as error:
+        failure = error
+    told = exchange(strategy.gather, {"error": str(failure) if failure else ""})
+    if failure is not None:
+        raise failure
+    for rank, part in enumerate(told):
+        if part["error"]:
+            raise TkError(f"rank {rank}: {part['error']}")
+    return found[0]
 
 
 def check_same_run(plan: Plan, strategy: Strategy) -> None:

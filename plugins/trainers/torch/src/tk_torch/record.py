@@ -26,8 +26,8 @@ from tk_data.prepare import Prepared
 from tk_torch import files
 
 RUN, LOG, CONFIG, CHECKPOINTS, FINAL = "run.json", "log.jsonl", "config.yaml", "checkpoints", "final"
-SKIPPED, SAMPLES = "skipped.jsonl", "samples.jsonl"
-OWN = (RUN, LOG, CONFIG, CHECKPOINTS, FINAL, SKIPPED, SAMPLES, "report.html", "loss.png")
+SKIPPED, SAMPLES, NOTES = "skipped.jsonl", "samples.jsonl", "notes.jsonl"
+OWN = (RUN, LOG, CONFIG, CHECKPOINTS, FINAL, SKIPPED, SAMPLES, NOTES, "report.html", "loss.png")
 """What a run's folder holds, and `output.overwrite` deletes."""
 
 
@@ -89,8 +89,9 @@ class Record:
                 data.rejects.write(rejects)
             write_file(self._folder / CONFIG, to_yaml(config))
             write_file(self._folder / LOG, _until(self._folder / LOG, step))
-            if (self._folder / SAMPLES).exists():
-                write_file(self._folder / SAMPLES, _until(self._folder / SAMPLES, step))
+            for name in (SAMPLES, NOTES):
+                if (self._folder / name).exists():
+                    write_file(self._folder / name, _until(self._folder / name, step))
             self._write()
         except TkError:
             if not step:
@@ -133,6 +134,11 @@ class Record:
         """What was generated for a step: a line each of samples.jsonl."""
         for sample in made:
             self._line({"step": step, **sample}, SAMPLES)
+
+    def notes(self, step: int, told: Sequence[Mapping[str, Any]]) -> None:
+        """What rewards noted of the answers of a step: a line each of notes.jsonl."""
+        for note in told:
+            self._line({"step": step, **note}, NOTES)
 
     def _line(self, values: Mapping[str, Any], name: str = LOG) -> None:
         with explained(self._folder / name), (self._folder / name).open("a", encoding="utf-8") as file:

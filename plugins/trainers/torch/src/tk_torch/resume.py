@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ FREE_FIELDS = (
     "eval.max_new_tokens",
     "eval.sources",
     "strategy",
+    "rewards.*.time_limit",
 )
 """What may differ when a run goes on, because the weights do not depend on it (`strategy`: how they are spread)."""
 
@@ -145,4 +147,4 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _free(key: str) -> bool:
-    return key.split(".")[0] in FREE or any(key == name or key.startswith(f"{name}.") for name in FREE_FIELDS)
+    return key.split(".")[0] in FREE or any(fnmatchcase(key, n) or key.startswith(f"{n}.") for n in FREE_FIELDS)

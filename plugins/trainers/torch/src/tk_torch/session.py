@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -10,12 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from tk.compose import Plan
-from tk.contracts import Batch, Completion, Engine, Pass, Request, Reward, Rows, Strategy, World
+from tk.contracts import Batch, Completion, Engine, Moment, Pass, Request, Rows, Strategy, World
 from tk.errors import TkError, UsageError
-from tk.inference import default_engine, score
+from tk.inference import default_engine
 from tk.sample import Sample
+from tk.scoring import Heard, score
 from tk_parallel.processes import exchange
 from tk_torch.assemble import Parts, load
+from tk_torch.ranks import together
 from tk_torch.update import to_device
 
 
@@ -29,7 +31,10 @@ class _Settings:
 
 
 class Running(_Settings):
-    """The Session of a run. Every rank calls it equally often."""
+    """The Session of a run. Every rank calls it equally often.
+
+    moment: how far the run is. heard: what rewards have told besides their scores.
+    """
 
     def __init__(self, plan: Plan, parts: Parts, module: nn.Module, strategy: Strategy, world: World) -> None:
         super().__init__(plan)
@@ -37,6 +42,8 @@ class Running(_Settings):
         self._parts = parts
         self._module = module
         self._strategy = strategy
+        self.moment: Callable[[], Moment] = Moment
+        self.heard = Heard()
 
     def generate(self, requests: Sequence[Request]) -> list[list[Completion]]:
         """By an engine that shares the policy's module. Raises UsageError where the weights are spread."""
@@ -59,13 +66,11 @@ class Running(_Settings):
         engine: Engine = default_engine(self._plan).build(model=self._parts.policy)
         return engine
 
-    @cached_property
-    def _scorers(self) -> dict[str, Reward]:
-        return {name: chosen.build() for name, chosen in self._plan.many("rewards").items()}
-
     def reward(self, samples: Sequence[Sample], completions: Sequence[Completion]) -> dict[str, Sequence[float | None]]:
-        """Raises TkError for a reward that breaks its contract."""
-        return score(self._scorers, list(zip(samples, completions, strict=True))) if samples else {}
+        """Raises TkError, on every rank, for a reward that misbehaves on any."""
+        flat = list(zip(samples, completions, strict=True))
+        rewards = self._parts.rewards if flat else {}
+        return dict(together(self._strategy, lambda: score(rewards, flat, self.moment(), self.heard)))
 
     def gather(self, value: Any) -> list[Any]:
         """Every rank's value."""

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from tk.compose import Plan
-from tk.contracts import Checkpoint, Schedule, Strategy, Tracker, TrainPlan, TrainResult, Window, World
+from tk.contracts import Checkpoint, Moment, Schedule, Strategy, Tracker, TrainPlan, TrainResult, Window, World
 from tk.errors import TkError
 from tk.files import explained
+from tk.scoring import means
 from tk_parallel.processes import exchange
 from tk_torch import files, resume
 from tk_torch.answers import answers, compared, refusal
@@ -118,6 +119,7 @@ class _Run:
         self.session = Running(plan, parts, self.module, strategy, world)
         self.source = parts.method.source(parts.loader, self.session)
         self.total = len(self.source)
+        self.session.moment = lambda: Moment(self.progress.step, self.total, self.progress.epoch)
         self.updater = Updater(parts.method, self.module, strategy, self.optimizer, world, self.train.max_grad_norm)
         built = {name: chosen.build() for name, chosen in plan.many("callbacks").items()}
         self.callbacks = Callbacks(built, self.total)
@@ -177,7 +179,8 @@ class _Run:
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * factor
         sums = self.updater.backward(window.batches, totals)
-        own = {"sums": sums.plain(), "signal": signals.received, "samples": list(window.samples)}
+        heard = self.session.heard.taken()
+        own = {"sums": sums.plain(), "signal": signals.received, "samples": list(window.samples), "heard": heard}
         told = exchange(self.strategy.gather, own)
         found = figures([part["sums"] for part in told], totals.weights)
         norm = self.updater.update() if math.isfinite(found["loss"]) else self.updater.drop()
@@ -186,9 +189,11 @@ class _Run:
             self._check_finite(found["loss"], sums)
         if self.record:
             self.record.samples(progress.step, [sample for part in told for sample in part["samples"]])
+            self.record.notes(progress.step, [note for part in told for note in part["heard"]["notes"]])
         self.callbacks.step = progress.step
         self.speed.add(totals.tokens, time.perf_counter() - begun)
         self.metrics = {
+            **means([part["heard"]["figures"] for part in told]),
             **found,
             "lr": self.rates[0] * factor,
             "grad_norm": norm,
@@ -232,6 +237,7 @@ class _Run:
             batch_size=self.eval.batch_size,
             resamples=self.options.resamples,
         )
+        self.session.heard.taken()  # what rewards log is of training steps
         flat = found.flat()
         self.progress.evals = {"sets": found.sets, "flat": flat}
         if self.record:

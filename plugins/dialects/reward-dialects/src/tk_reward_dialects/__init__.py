@@ -1,0 +1,1 @@
+"""Reward files written for other frameworks, read as they are."""
