@@ -53,14 +53,6 @@ class Route:
             raise TkError(f"{type(module).__name__} has no vocabulary head, and this method asks for token statistics")
         return Projection(module.get_submodule(self.head), self.scale, self.cap)
 
-    def idle(self, module: nn.Module, inputs: Mapping[str, Any]) -> Tensor | float:
-        """0, connected to all that computes the features of media, where the batch holds none; else 0 alone."""
-        if IDLE not in inputs:
-            return 0.0
-        inner: Any = module.get_base_model() if hasattr(module, "get_base_model") else module
-        owner = next(part for part in inner.modules() if hasattr(part, "get_image_features"))
-        return sum(tensor.sum() * 0 for tensor in _tensors(owner.get_image_features(**inputs[IDLE])))
-
     def label_head(self, module: nn.Module) -> nn.Module:
         if self.labels is None:
             raise TkError(f"{type(module).__name__} has no value head: load it with the head that its role names")
@@ -72,18 +64,19 @@ class Route:
                 raise TkError(f"{type(module).__name__} takes no mask for samples that share a beginning")
             mask = self.masks(inputs, next(p.dtype for p in module.parameters() if p.is_floating_point()))
             inputs = {k: v for k, v in inputs.items() if k not in ("branches", "trees")} | {"attention_mask": mask}
-        inputs = {k: v for k, v in inputs.items() if k != IDLE}
         packed = inputs.get("attention_mask") is None
         if packed and "position_ids" in self.ignored:
             raise TkError(
                 "this model takes no position_ids, so that packed samples would see each other: turn off packing"
             )
-        kept = {k: v for k, v in inputs.items() if k not in self.ignored}
+        kept = {k: v for k, v in inputs.items() if k not in self.ignored and k != IDLE}
         if packed and self.flatten:
             joined = {k: kept[k] for k in ("input_ids", "position_ids") if k in kept}
             kept |= {k: v.reshape(*v.shape[:-2], 1, -1) for k, v in joined.items()}
         if "use_cache" not in self.ignored:
             kept["use_cache"] = False
+        if IDLE in inputs:
+            kept["inputs_embeds"] = _touched(module, kept.pop("input_ids"), inputs[IDLE])
         return kept
 
     def hidden(self, module: nn.Module, inputs: Mapping[str, Any]) -> Tensor:
@@ -94,14 +87,14 @@ class Route:
         else:
             states = module(**arguments, output_hidden_states=True).hidden_states[-1]
             states = states[:, -inputs["input_ids"].shape[1] :]
-        return states.reshape(-1, states.shape[-1]) + self.idle(module, inputs)
+        return states.reshape(-1, states.shape[-1])
 
     def scores(self, module: nn.Module, inputs: Mapping[str, Any]) -> Tensor:
         """[B, labels] of the whole model, for rows that hold one sample each."""
         if "branches" in inputs or inputs.get("attention_mask") is None:
             raise TkError(f"{type(module).__name__} scores whole rows: turn off packing")
         logits: Tensor = module(**self.arguments(module, inputs)).logits
-        return logits + self.idle(module, inputs)
+        return logits
 
     def logits(self, module: nn.Module, inputs: Mapping[str, Any], select: Tensor) -> Tensor:
         """[N, V] logits of the whole model at flat positions `select`, computed for as few others as it allows."""
@@ -109,10 +102,10 @@ class Route:
         if not self.keep:
             # A tuner's virtual tokens stand before the row's own.
             logits = module(**arguments).logits[:, -width:] if not self.flatten else module(**arguments).logits
-            return logits.reshape(-1, logits.shape[-1]).index_select(0, select) + self.idle(module, inputs)
+            return logits.reshape(-1, logits.shape[-1]).index_select(0, select)
         row, column = (torch.zeros_like(select), select) if self.flatten else (select // width, select % width)
         columns, where = torch.unique(column, return_inverse=True)
-        return module(**arguments, logits_to_keep=columns).logits[row, where] + self.idle(module, inputs)
+        return module(**arguments, logits_to_keep=columns).logits[row, where]
 
 
 def route_of(module: nn.Module) -> Route:
@@ -158,6 +151,18 @@ def _body(inner: nn.Module) -> nn.Module | None:
     if body is inner and hasattr(inner, "get_decoder"):
         body = inner.get_decoder()
     return body if isinstance(body, nn.Module) else None
+
+
+def _touched(module: nn.Module, ids: Tensor, idle: Mapping[str, Tensor]) -> Tensor:
+    """[B, T, H] embeddings of tokens, which depend on features of media (times 0) as they do where there are some.
+
+    So every rank runs the same modules forwards and backwards, in one order, which sharded modules wait for.
+    """
+    inner: Any = module.get_base_model() if hasattr(module, "get_base_model") else module
+    owner = next(part for part in inner.modules() if hasattr(part, "get_image_features"))
+    features = owner.get_image_features(**idle)
+    embedded: Tensor = inner.get_input_embeddings()(ids)
+    return embedded + sum(tensor.sum() * 0 for tensor in _tensors(features))
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

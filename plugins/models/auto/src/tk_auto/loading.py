@@ -25,6 +25,7 @@ from transformers import (
     AutoModelForTokenClassification,
     AutoTokenizer,
 )
+from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
 from transformers.modeling_layers import GenericForSequenceClassification
 
 from tk.contracts import Head, LoadedModel
@@ -122,7 +123,7 @@ def _auto_class(folder: Path, config: Any, head: Head, trust_remote_code: bool) 
         if type(config) in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
             return AutoModelForSequenceClassification
         if type(config) in MODEL_MAPPING:
-            return _classifier(MODEL_MAPPING[type(config)])
+            return _classifier(MODEL_MAPPING[type(config)], _generator(config))
         raise TkError(f"{folder} is a {config.model_type!r}, for which transformers has no sequence classifier.")
     config.num_labels = 1
     if type(config) in MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING:
@@ -133,11 +134,25 @@ def _auto_class(folder: Path, config: Any, head: Head, trust_remote_code: bool) 
     raise TkError(f"{folder} is a {config.model_type!r}, for which transformers has no classifier: no value head.")
 
 
-def _classifier(backbone: type[nn.Module]) -> Any:
-    """A sequence classifier on a backbone for which transformers names none, by its own generic one."""
+def _generator(config: Any) -> str:
+    """Name of the class that generates with a backbone, "" where there is none."""
+    for mapping in (MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING):
+        if type(config) in mapping:
+            return str(mapping[type(config)].__name__)
+    return ""
+
+
+def _classifier(backbone: type[nn.Module], generator: str) -> Any:
+    """A sequence classifier on a backbone for which transformers names none, by its own generic one.
+
+    generator: whose names of weights checkpoints have; transformers renames older ones by the name of the class.
+    """
     base = next(c for c in backbone.__mro__ if c.__name__.endswith("PreTrainedModel"))
     name = base.__name__.removesuffix("PreTrainedModel") + "ForSequenceClassification"
-    return type(name, (GenericForSequenceClassification, base), {"__module__": __name__})
+    made = type(name, (GenericForSequenceClassification, base), {"__module__": __name__})
+    if renamed := get_checkpoint_conversion_mapping(generator):
+        register_checkpoint_conversion_mapping(name, renamed, overwrite=True)
+    return made
 
 
 def _set_labels(config: Any, head: Head, tokenizer: Any) -> None:
