@@ -198,6 +198,9 @@ class _Run:
     def __init__(self, module: nn.Module, layout: Layout, requests: Sequence[Request]) -> None:
         self.module = module
         self.device = next(module.parameters()).device
+        # A token that stands for a medium would have none behind it.
+        marks = list(layout.media.marks.values()) if layout.media else []
+        self._marks = torch.tensor(marks, dtype=torch.long, device=self.device)
         base: Any = module.get_base_model() if hasattr(module, "get_base_model") else module
         self._parameters = inspect.signature(base.forward).parameters
         self._cache_name = "cache" if "cache" in self._parameters else "past_key_values"
@@ -262,7 +265,7 @@ class _Run:
             inputs["logits_to_keep"] = 1
         with torch.no_grad(), _evaluating(self.module):
             logits: Tensor = self.module(input_ids=ids, **inputs).logits
-        return logits[:, -1].float()
+        return logits[:, -1].float().index_fill(1, self._marks, float("-inf"))
 
 
 def _batches(rows: Sequence[_Row], size: int) -> Iterator[list[_Row]]:
