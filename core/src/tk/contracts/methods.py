@@ -45,8 +45,11 @@ class Source(Protocol):
         """Windows in the whole run."""
         ...
 
-    def windows(self, cursor: Mapping[str, Any] | None = None) -> Iterator[Window]:
-        """Windows from the start, or from just after the one whose cursor is given."""
+    def windows(self, cursor: Mapping[str, Any] | None = None, *, beyond: bool = False) -> Iterator[Window]:
+        """Windows from the start, or from just after the one whose cursor is given.
+
+        beyond: without an end; further passes over the data follow. For a source that draws more than a window a step.
+        """
         ...
 
     def updated(self, step: int, session: Session) -> None:
@@ -54,26 +57,34 @@ class Source(Protocol):
         ...
 
 
-class Session(Protocol):
-    """What a running trainer offers to a source. Every rank calls each of its methods equally often.
+class Settings(Protocol):
+    """What a run's config tells to methods and sources, known before anything is loaded.
 
     seed, steps: of the run (steps None: as many as the data has). rewards: weights of the run's rewards by name.
     """
 
-    world: World
-    template: Template
-    layout: Layout
     sampling: Sampling
     seed: int
     steps: int | None
     rewards: Mapping[str, float]
+
+
+class Session(Settings, Protocol):
+    """What a running trainer offers to a source. Every rank calls each of its methods equally often."""
+
+    world: World
+    template: Template
+    layout: Layout
 
     def generate(self, requests: Sequence[Request]) -> list[list[Completion]]:
         """Completions of this rank's requests by the policy as it stands, in order."""
         ...
 
     def reward(self, samples: Sequence[Sample], completions: Sequence[Completion]) -> dict[str, Sequence[float | None]]:
-        """What each reward of the run gives to each completion of a sample's prompt; None where it does not apply."""
+        """What each reward of the run gives to each completion of a sample's prompt; None where it does not apply.
+
+        Raises TkError on every rank where a reward misbehaves on one.
+        """
         ...
 
     def gather(self, value: Any) -> list[Any]:
@@ -188,6 +199,8 @@ class Method(Protocol):
 
     It never calls a model: it asks for passes, and turns their statistics into named terms. Pure but for what it was
     built with, so that a foreign trainer can run it unchanged.
+    A method that needs something of sampling or rewards has `check(settings: Settings) -> None`, which is called before
+    anything is loaded, for plans too, and raises UsageError.
     """
 
     scope: Literal["row", "window"]

@@ -91,10 +91,12 @@ class Loader:
         """Micro-batches of a full window on each rank."""
         return max(1, math.ceil(self.batch_size / (self.micro_batch_size * self.world.size)))
 
-    def places(self, done: int = 0, epoch: int = 0, window: int = 0) -> Iterator[tuple[int, int, int]]:
-        """(windows done before, epoch, window of the epoch) from the given place to the end of the run."""
+    def places(
+        self, done: int = 0, epoch: int = 0, window: int = 0, *, beyond: bool = False
+    ) -> Iterator[tuple[int, int, int]]:
+        """(windows done before, epoch, window of the epoch) from the given place to the end of the run, or `beyond` it."""
         total = len(self)
-        while done < total:
+        while beyond or done < total:
             if window >= self.window_count(epoch):
                 epoch, window = epoch + 1, 0
                 continue
@@ -115,7 +117,7 @@ class Loader:
 
     # --- the batches ---
 
-    def windows(self, cursor: Mapping[str, Any] | None = None) -> Iterator[Window]:
+    def windows(self, cursor: Mapping[str, Any] | None = None, *, beyond: bool = False) -> Iterator[Window]:
         """Windows from the start, or from just after the one whose cursor is given; collated in the background."""
         start = (0, 0, 0)
         if cursor is not None:
@@ -125,7 +127,7 @@ class Loader:
                     f"The run cannot go on, because its order of rows would be another one: it was {cursor['order']}, "
                     f"and is {self.order}. Put data and settings back, or begin anew with --train.start-from."
                 )
-        return in_background(lambda: (self._window(*place) for place in self.places(*start)), _AHEAD)
+        return in_background(lambda: (self._window(*place) for place in self.places(*start, beyond=beyond)), _AHEAD)
 
     def updated(self, step: int, session: Session) -> None:
         """Nothing: the data does not depend on the model."""

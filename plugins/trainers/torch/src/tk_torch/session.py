@@ -11,26 +11,18 @@ from torch import Tensor, nn
 
 from tk.compose import Plan
 from tk.contracts import Batch, Completion, Engine, Moment, Pass, Request, Rows, Strategy, World
-from tk.errors import TkError, UsageError
+from tk.errors import UsageError
 from tk.inference import default_engine
 from tk.sample import Sample
 from tk.scoring import Heard, score
 from tk_parallel.processes import exchange
 from tk_torch.assemble import Parts, load
 from tk_torch.ranks import together
+from tk_torch.settings import Configured
 from tk_torch.update import to_device
 
 
-class _Settings:
-    """What a session knows of the config."""
-
-    def __init__(self, plan: Plan) -> None:
-        self.sampling, self.seed, self.steps = plan.config.sampling, plan.config.train.seed, plan.config.train.steps
-        self.rewards = {name: chosen.weight for name, chosen in plan.many("rewards").items()}
-        self._plan = plan
-
-
-class Running(_Settings):
+class Running(Configured):
     """The Session of a run. Every rank calls it equally often.
 
     moment: how far the run is. heard: what rewards have told besides their scores.
@@ -39,7 +31,7 @@ class Running(_Settings):
     def __init__(self, plan: Plan, parts: Parts, module: nn.Module, strategy: Strategy, world: World) -> None:
         super().__init__(plan)
         self.world, self.template, self.layout = world, parts.template, parts.layout
-        self._parts = parts
+        self._plan, self._parts = plan, parts
         self._module = module
         self._strategy = strategy
         self.moment: Callable[[], Moment] = Moment
@@ -106,13 +98,6 @@ class Running(_Settings):
                 known[name].copy_(value)
         tuner.merge(model)
         yield from ((name, value.detach()) for name, value in model.module.state_dict().items())
-
-
-class Unstarted(_Settings):
-    """The Session of a run that is only planned: it has no model to be asked."""
-
-    def __getattr__(self, name: str) -> Any:
-        raise TkError(f"The run is only planned: its session has no {name!r} yet.")
 
 
 def role_weights(parts: Parts, weights: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:

@@ -27,7 +27,8 @@ from tk_torch.ranks import check_same_run, on_rank_0
 from tk_torch.record import CHECKPOINTS, FINAL, Record, claim, peak_memory
 from tk_torch.resume import Progress
 from tk_torch.seeds import seed_everything
-from tk_torch.session import Running, Unstarted, role_weights
+from tk_torch.session import Running, role_weights
+from tk_torch.settings import Unstarted
 from tk_torch.speed import Speed
 from tk_torch.start import starting_point
 from tk_torch.update import Sums, Updater, figures
