@@ -68,7 +68,7 @@ def _answer(
 
 
 def evaluated(prompts: Sequence[Prompt], session: Session) -> list[Figures]:
-    """Rewards of one greedy answer to each prompt, and its length."""
+    """Rewards of one greedy answer to each prompt, and its length; `reward` is their sum, `rewards/<name>` each of several."""
     completions = [own[0] for own in generated(session, [(p, "held out") for p in prompts], n=1, temperature=0.0)]
     scores = session.reward([prompt.sample for prompt in prompts], completions)
     found: list[Figures] = []
@@ -77,7 +77,7 @@ def evaluated(prompts: Sequence[Prompt], session: Session) -> list[Figures]:
         whole = total(rewards, session.rewards)
         figures = {"reward": (0.0, 0.0) if math.isnan(whole) else (whole, 1.0)}
         if len(rewards) > 1:
-            figures |= {name: (value, 1.0) for name, value in rewards.items() if value is not None}
+            figures |= {f"rewards/{name}": (value, 1.0) for name, value in rewards.items() if value is not None}
         found.append({**figures, "answer_tokens": (float(len(completion.ids)), 1.0)})
     return found
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from tk.contracts import Session, Source, Window
+from tk.contracts import Session, Settings, Source, Window
 from tk.errors import TkError, UsageError
 from tk_rollouts.answers import Group, Planned
 from tk_rollouts.generate import Asked, number
 from tk_rollouts.prompts import prompts_of
 from tk_rollouts.score import MakeBatch, batch_of
+from tk_rollouts.stream import Drawn, Stream
 
 RollOut = Callable[[Sequence[Asked], bool], list[Group]]
 """Answers to prompts of this rank, ready to be trained on. The flag: they are trained on in more than one step."""
@@ -21,14 +22,24 @@ class Rollouts:
 
     A rollout is for `steps` windows of prompts, which are trained on `iterations` times. The cursor holds the answers
     that are not used up, of every rank, so that a resumed run goes on with them and uses none twice.
+    draws: `roll_out` asks for further prompts (`draw`), so that the data may be passed over more often than planned.
     """
 
     def __init__(
-        self, data: Source, session: Session, *, roll_out: RollOut, batch: MakeBatch, steps: int, iterations: int
+        self,
+        data: Source,
+        session: Session,
+        *,
+        roll_out: RollOut,
+        batch: MakeBatch,
+        steps: int,
+        iterations: int,
+        draws: bool = False,
     ) -> None:
         self.data, self.session = data, session
         self.roll_out, self.batch = roll_out, batch
-        self.steps, self.iterations = steps, iterations
+        self.steps, self.iterations, self.draws = steps, iterations, draws
+        self.stream: Stream | None = None
 
     def __len__(self) -> int:
         return self.session.steps or len(self.data) * self.iterations
@@ -36,45 +47,46 @@ class Rollouts:
     def updated(self, step: int, session: Session) -> None:
         self.data.updated(step, session)
 
-    def windows(self, cursor: Mapping[str, Any] | None = None) -> Iterator[Window]:
-        data = self.data.windows(cursor["data"] if cursor else None)
+    def draw(self, count: int) -> Drawn:
+        """This rank's share of further prompts of the data, `count` over all ranks."""
+        if self.stream is None:
+            raise TkError("Prompts are drawn while a rollout is made.")
+        return self.stream.draw(count)
+
+    def windows(self, cursor: Mapping[str, Any] | None = None, *, beyond: bool = False) -> Iterator[Window]:
+        self.stream = stream = Stream(self.data, self.session, beyond=self.draws or beyond, state=cursor)
         try:
             if cursor and cursor["pending"]:
-                yield from self._train(*restored(cursor, self.session), cursor["data"])
-            while taken := self._taken(data):
+                yield from self._train(*restored(cursor, self.session), stream.state())
+            while taken := self._taken(stream):
                 planned = self._planned(taken)
-                last = taken[-1]
                 made = [shown(group) for step in planned for micro in step for group in micro]
-                yield from self._train(planned, 0, last.epoch, last.cursor, made)
+                yield from self._train(planned, 0, stream.epoch, stream.state(), made)
         finally:
-            close = getattr(data, "close", None)
-            if close:
-                close()
+            stream.close()
 
     def _train(
         self,
         planned: Planned,
         done: int,
         epoch: float,
-        cursor: Any,
+        cursor: Mapping[str, Any],
         made: Sequence[Mapping[str, Any]] = (),
     ) -> Iterator[Window]:
         """Windows of a rollout from the one after `done` on."""
         total = len(planned) * self.iterations
         for at in range(done, total):
             batches = [batch_of(self.session, self.batch, micro) for micro in planned[at % len(planned)]]
-            left: dict[str, Any] = {"data": cursor, "pending": None}
+            left: dict[str, Any] = {**cursor, "pending": None}
             if at + 1 < total:
                 own = [[[group.plain() for group in micro] for micro in step] for step in planned]
                 left["pending"] = {"done": at + 1, "epoch": epoch, "ranks": self.session.gather(own)}
             yield Window(batches, left, epoch, made if at == 0 else ())
 
-    def _taken(self, data: Iterator[Window]) -> list[Window]:
+    def _taken(self, stream: Stream) -> list[Window]:
         found: list[Window] = []
-        for window in data:
+        while len(found) < self.steps and (window := stream.window()):
             found.append(window)
-            if len(found) == self.steps:
-                break
         return found
 
     def _planned(self, taken: Sequence[Window]) -> Planned:
@@ -86,13 +98,25 @@ class Rollouts:
         return [[[next(made) for _ in micro] for micro in own] for own in prompts]
 
 
-def check_sampling(session: Session, *, least: int = 1) -> None:
-    """Refuse a config that cannot be learned from. least: answers that a prompt needs. Raises UsageError."""
-    if session.sampling.n < least:
+def check_sampling(settings: Settings, *, least: int = 1) -> None:
+    """Refuse a config that cannot be learned from. least: answers that a prompt needs. Raises UsageError.
+
+    What is trained are log-probs of the whole distribution at the temperature. Answers drawn from a part of it, or with
+    penalties, are not of that distribution, and the gradient would not be that of their rewards.
+    """
+    sampling = settings.sampling
+    if sampling.n < least:
         raise UsageError(f"sampling.n: answers are held against one another: ask for {least} or more.")
-    if session.sampling.temperature == 0:
+    if sampling.temperature == 0:
         raise UsageError("sampling.temperature: at 0 all answers to a prompt are the same: use 1.")
-    if not session.rewards:
+    for name, whole in (("top_p", 1.0), ("top_k", 0), ("repetition_penalty", 1.0)):
+        value = getattr(sampling, name)
+        if value != whole:
+            raise UsageError(
+                f"sampling.{name}: with {value} answers come from another distribution than the one whose log-probs are "
+                f"trained: use {whole}."
+            )
+    if not settings.rewards:
         raise UsageError("rewards: none is chosen: --rewards NAME (see `tk rewards list`).")
 
 

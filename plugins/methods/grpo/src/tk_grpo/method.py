@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -21,6 +20,7 @@ from tk.contracts import (
     Role,
     Rows,
     Session,
+    Settings,
     Source,
     Stat,
     Step,
@@ -73,17 +73,21 @@ class Grpo:
             return (policy, Role("reference", trainable=False, checkpoint=self.options.reference))
         return (policy, Role("reference", trainable=False, of="policy", adapter_off=True))
 
+    def check(self, settings: Settings) -> None:
+        check_sampling(settings, least=2)
+
     def source(self, data: Source, session: Session) -> Source:
-        check_sampling(session, least=2)
         self.temperature, self.limit = session.sampling.temperature, session.sampling.max_tokens
-        return Rollouts(
+        rollouts = Rollouts(
             data,
             session,
-            roll_out=partial(roll_out, self, session),
+            roll_out=lambda asked, again: roll_out(self, session, asked, again, rollouts.draw),
             batch=self.batch,
             steps=self.options.steps_per_rollout,
             iterations=self.options.iterations,
+            draws=bool(self.options.resample),
         )
+        return rollouts
 
     def evaluate(self, examples: Sequence[Example], session: Session) -> list[Figures] | None:
         return evaluated([e.values["prompt"] for e in examples], session)
@@ -108,6 +112,7 @@ class Grpo:
             "rewards": torch.tensor([answer.reward for answer in answers]),
             "tokens": torch.tensor([float(len(answer.ids)) for answer in answers]),
             "truncated": torch.tensor([float(answer.truncated) for answer in answers]),
+            "idle": torch.tensor([answer.figures.get("idle", 0.0) for answer in answers]),
         }
         given = {f"{name}_logps": token_field(groups, name) for name in ("old", "reference")}
         fields |= {name: values for name, values in given.items() if values is not None}
@@ -148,5 +153,5 @@ class Grpo:
 def _of_answers(fields: Mapping[str, Any]) -> dict[str, tuple[Tensor, float]]:
     """Means over the answers of a batch."""
     count = float(len(fields["rewards"]))
-    names = {"reward": "rewards", "answer_tokens": "tokens", "truncated": "truncated"}
+    names = {"reward": "rewards", "answer_tokens": "tokens", "truncated": "truncated", "idle": "idle"}
     return {name: (fields[key].sum(), count) for name, key in names.items()}

@@ -10,7 +10,11 @@ from tk.config.options import doc
 
 @dataclass(frozen=True)
 class GrpoOptions:
-    """Options of `grpo`, `dapo` and `rloo`. How many answers a prompt gets is `sampling.n`."""
+    """Options of `grpo`, `dapo` and `rloo`. How many answers a prompt gets is `sampling.n`.
+
+    What is trained are log-probs at `sampling.temperature`, of the whole distribution. Sampling from a part of it (`top_p`,
+    `top_k`) or with `repetition_penalty` is therefore refused: the answers would be of another distribution.
+    """
 
     kl: Annotated[
         float, doc("Factor on the divergence from the untuned model (k3 estimator); 0 needs no reference.", ge=0)
@@ -30,7 +34,12 @@ class GrpoOptions:
     mask_truncated: Annotated[bool, doc("Answers that were cut off are not trained on.")] = False
     resample: Annotated[
         int,
-        doc("Prompts whose answers all have one reward are answered again, up to so many times, then left out.", ge=0),
+        doc(
+            "Rounds in which further prompts are drawn from the data in the place of those whose answers all have one "
+            "reward (dynamic sampling, arXiv 2503.14476); what is missing after them is left out. The run's steps stay as "
+            "planned, so that it may pass over the data more often.",
+            ge=0,
+        ),
     ] = 0
 
 

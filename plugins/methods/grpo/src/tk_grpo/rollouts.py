@@ -1,9 +1,10 @@
-"""What a rollout is for groups of answers: those that teach nothing answered again, and all held against one another."""
+"""What a rollout is for groups of answers: other prompts for those that teach nothing, and all held against one another."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -14,13 +15,19 @@ from tk.errors import TkError
 from tk_rollouts.answers import Group, answers_of
 from tk_rollouts.generate import Asked, answered, number
 from tk_rollouts.score import score_tokens
+from tk_rollouts.stream import Drawn
 
 if TYPE_CHECKING:
     from tk_grpo.method import Grpo
 
 
-def roll_out(method: Grpo, session: Session, asked: Sequence[Asked], again: bool) -> list[Group]:
-    """Answers with their advantages. again: they are trained on in several steps, and need their old log-probs."""
+def roll_out(
+    method: Grpo, session: Session, asked: Sequence[Asked], again: bool, draw: Callable[[int], Drawn]
+) -> list[Group]:
+    """Answers with their advantages.
+
+    again: they are trained on in several steps, and need their old log-probs. draw: further prompts of the data.
+    """
 
     def trains(completion: Completion) -> bool:
         return not (completion.finish_reason == "length" and method.options.mask_truncated)
@@ -29,16 +36,13 @@ def roll_out(method: Grpo, session: Session, asked: Sequence[Asked], again: bool
         return answered(session, some, trains=trains)
 
     groups = answer(asked)
-    for attempt in range(1, method.options.resample + 1):
-        idle = [i for i, group in enumerate(groups) if not teaches(group)]
-        if not any(session.gather(len(idle))):
+    for _ in range(method.options.resample):
+        if not fill(session, groups, answer, draw):
             break
-        replaced = answer([(asked[i][0], f"{asked[i][1]} again {attempt}") for i in idle])
-        for i, group in zip(idle, replaced, strict=True):
-            groups[i] = group
-    if method.options.resample:
-        for one in answers_of([group for group in groups if not teaches(group)]):
-            one.trained = False
+    for one in answers_of([group for group in groups if not teaches(group)]):
+        one.figures["idle"] = 1.0
+        one.trained = one.trained and not method.options.resample
+    tell(session, groups)
     in_reward = bool(method.options.kl) and method.options.kl_in == "reward"  # alike on every rank
     if in_reward:
         score(method, session, groups)
@@ -49,6 +53,52 @@ def roll_out(method: Grpo, session: Session, asked: Sequence[Asked], again: bool
     if again and not in_reward:
         score(method, session, groups)
     return groups
+
+
+def fill(
+    session: Session,
+    groups: list[Group],
+    answer: Callable[[Sequence[Asked]], list[Group]],
+    draw: Callable[[int], Drawn],
+) -> bool:
+    """Put answers to as many further prompts in the place of groups that teach nothing, on all ranks.
+
+    What is answered, and which of it is trained on, does not depend on the number of ranks. False: every group teaches.
+    """
+    idle = [i for i, group in enumerate(groups) if not teaches(group)]
+    counts = session.gather(len(idle))
+    if not any(counts):
+        return False
+    drawn = draw(sum(counts))
+    fresh = zip(drawn, answer([asked for _, asked in drawn]), strict=True)
+    told = session.gather([[place, group.plain()] for (place, _), group in fresh if teaches(group)])
+    found = sorted((one for rank in told for one in rank), key=lambda one: one[0])
+    first = sum(counts[: session.world.rank])
+    for i, (_, plain) in zip(idle, found[first:], strict=False):
+        groups[i] = Group.of(plain)
+    return True
+
+
+def tell(session: Session, groups: Sequence[Group]) -> None:
+    """Warn, once, where a whole step teaches nothing, or none of its answers came to its end."""
+    own = [[one.figures.get("idle", 0.0) > 0, one.truncated] for one in answers_of(groups)]
+    told = [one for rank in session.gather(own) for one in rank]
+    if session.world.rank or not told:
+        return
+    if all(idle for idle, _ in told):
+        warnings.warn(
+            "rewards: all answers to each prompt of a step have the same reward, so that nothing is learned from it: use a "
+            "reward that tells them apart, or other prompts. `idle` in the log is the share of such answers.",
+            RuntimeWarning,
+            stacklevel=1,
+        )
+    if all(cut for _, cut in told):
+        warnings.warn(
+            f"sampling: every answer of a step was cut off at sampling.max_tokens {session.sampling.max_tokens}: raise it, "
+            "unless such answers are wanted. `truncated` in the log is the share of such answers.",
+            RuntimeWarning,
+            stacklevel=1,
+        )
 
 
 def teaches(group: Group) -> bool:
