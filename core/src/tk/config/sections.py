@@ -92,6 +92,10 @@ class TrainSection:
     seed: Annotated[int, doc("Seed of order, dropout and initialisation.", ge=0)] = 0
     precision: Annotated[Literal["fp32", "bf16", "fp16"], doc("Type of the computation (autocast).")] = "fp32"
     gradient_checkpointing: Annotated[bool, doc("Recompute activations in the backward pass to save memory.")] = False
+    checkpointed_groups: Annotated[
+        list[str],
+        doc("Module groups whose activations are recomputed (language_model, vision_tower …); all unless given."),
+    ] = field(default_factory=list)
     save_every: Annotated[int | None, doc("Optimizer steps between checkpoints; none but the last unless given.")] = (
         None
     )

@@ -11,7 +11,7 @@ from torch import nn
 
 from tk.compose import Plan
 from tk.contracts import Layout, LoadedModel, Method, ParamGroup, Role, Template, TrainPlan, Tuner, World
-from tk.errors import TkError, UsageError
+from tk.errors import TkError, UsageError, nearest
 from tk.families import family_of
 from tk.scoring import Scorer, scorers
 from tk_data.layout import layout_for
@@ -175,7 +175,7 @@ def _models(
                 start.load_into(role.name, model, tuner)
             tuners[role.name] = tuner
             if plan.config.train.gradient_checkpointing:
-                _recompute(model)
+                _recompute(model, plan.config.train.checkpointed_groups)
         else:
             model.module.requires_grad_(False)
     for role in roles:
@@ -200,11 +200,22 @@ def _frozen_copy(model: LoadedModel) -> LoadedModel:
     return replace(model, module=module)
 
 
-def _recompute(model: LoadedModel) -> None:
+def _recompute(model: LoadedModel, groups: Sequence[str]) -> None:
     module: Any = model.module
     if not getattr(module, "supports_gradient_checkpointing", False):
         raise UsageError(f"train.gradient_checkpointing: {model.path} ({type(module).__name__}) has no such thing.")
     module.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if not groups:
+        return
+    for name in groups:
+        if name not in model.groups:
+            raise UsageError(
+                f"train.checkpointed_groups: {model.path} has no group {name!r}.{nearest(name, model.groups)}"
+            )
+    prefixes = [prefix for name in groups for prefix in model.groups[name]]
+    for name, part in module.named_modules():
+        if getattr(part, "gradient_checkpointing", False) and not any(f".{p}." in f".{name}." for p in prefixes if p):
+            part.gradient_checkpointing = False
 
 
 def _shares_prefixes(plan: Plan, models: Mapping[str, LoadedModel], notes: list[str]) -> bool:

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from tk.contracts import LoadedModel, ParamGroup
 from tk.errors import TkError, UsageError
 from tk_auto import parameters, saving
+from tk_auto.patterns import matching
 from tk_auto.quiet import quiet
 from tk_full.options import FullOptions
-from tk_full.patterns import matching
 
 
 class FullTuner:
@@ -41,15 +41,10 @@ class FullTuner:
 
     def parameter_groups(self, module: nn.Module) -> Sequence[ParamGroup]:
         """The trained parameters by factor on the learning rate, those without weight decay apart."""
-        left = {p: None for p in module.parameters() if p.requires_grad}
         exempt = parameters.undecayed(module)
-        groups: list[ParamGroup] = []
-        for pattern, scale in self.options.lr_scale.items():
-            scaled = [p for p in left if p in self._matching(module, pattern, "lr_scale")]
-            groups += parameters.split(scaled, exempt, pattern, scale)
-            for parameter in scaled:
-                del left[parameter]
-        return [*groups, *parameters.split(list(left), exempt, "full")]
+        trained = [p for p in module.parameters() if p.requires_grad]
+        found = parameters.scaled(module, trained, self.options.lr_scale, self._groups)
+        return [g for name, scale, part in found for g in parameters.split(part, exempt, name or "full", scale)]
 
     def adapter_off(self, module: nn.Module) -> AbstractContextManager[None]:
         """Never: the untuned weights are gone."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -27,6 +28,7 @@ ALL_LINEAR = "all-linear"
 def attach(model: LoadedModel, options: LoraOptions) -> PeftModel:
     """The module with adapters on it. Raises UsageError naming the option and the nearest module."""
     module = model.module
+    options = _by_group(options, model)
     _check_names(module, options)
     on_meta = any(parameter.is_meta for parameter in module.parameters())
     try:
@@ -43,6 +45,44 @@ def attach(model: LoadedModel, options: LoraOptions) -> PeftModel:
     if changes_base(options):
         _check_decomposable(peft_model, options)
     return peft_model
+
+
+def _by_group(options: LoraOptions, model: LoadedModel) -> LoraOptions:
+    """The options with groups of the model's modules as regexes of their names."""
+    several = len(model.groups) > 1
+    wanted = options.groups or (["language_model"] if several else [])
+    for name in wanted:
+        if name not in model.groups:
+            raise UsageError(f"tuner.groups: {model.path} has no group {name!r}.{nearest(name, model.groups)}")
+    patterns = [
+        {_under(model.groups[key]) if several and key in model.groups else key: value for key, value in given.items()}
+        for given in (options.rank_pattern, options.alpha_pattern)
+    ]
+    options = replace(options, rank_pattern=patterns[0], alpha_pattern=patterns[1])
+    if not several or (isinstance(options.targets, str) and options.targets != ALL_LINEAR):
+        if options.groups:
+            raise UsageError("tuner.groups: give groups, or targets as a regex of whole names, not both.")
+        return options
+    prefix = _under([part for name in wanted for part in model.groups[name]], "")
+    inside = [(name, part) for name, part in model.module.named_modules() if re.match(prefix, name)]
+    linear = {name.rpartition(".")[2] for name, part in inside if _is_linear(part)}
+    ends = sorted(linear) if isinstance(options.targets, str) else [re.escape(end) for end in options.targets]
+    other = [re.escape(name) for name, part in inside if not _is_linear(part) and name.rpartition(".")[2] in linear]
+    if isinstance(options.targets, str) and other:
+        prefix = rf"(?!(?:{'|'.join(other)})$){prefix}"
+    layers = "|".join(map(str, options.layers_to_transform))
+    numbered = rf"\w+\.(?:{layers})\.(?:.*\.)?" if layers else ""
+    targets = rf"{prefix}(?:.*\.)?{numbered}(?:{'|'.join(ends)})"
+    return replace(options, targets=targets, layers_to_transform=[])
+
+
+def _is_linear(module: nn.Module) -> bool:
+    return isinstance(module, (nn.Linear, Conv1D))
+
+
+def _under(prefixes: Sequence[str], rest: str = ".*") -> str:
+    """A regex of the names below some modules."""
+    return rf"(?:{'|'.join(map(re.escape, prefixes))})\.{rest}"
 
 
 def changes_base(options: LoraOptions) -> bool:

@@ -22,6 +22,13 @@ class LoraOptions:
         str | list[str],
         doc('"all-linear" (all linear layers but the head), a list of module names, or a regex of whole names.'),
     ] = "all-linear"
+    groups: Annotated[
+        list[str],
+        doc(
+            "Of a model with several module groups (language_model, vision_tower, aligner), those that get adapters; "
+            "the language model alone unless given."
+        ),
+    ] = field(default_factory=list)
     exclude: Annotated[str | list[str], doc("Module names, or a regex of whole names, that get no adapter.")] = field(
         default_factory=list
     )
@@ -41,10 +48,15 @@ class LoraOptions:
             pattern=r"^(true|gaussian|orthogonal|olora|pissa|pissa_niter_[1-9][0-9]*)$",
         ),
     ] = "true"
-    rank_pattern: Annotated[dict[str, int], doc("Other ranks by module name or regex.")] = field(default_factory=dict)
-    alpha_pattern: Annotated[dict[str, float], doc("Other alphas by module name or regex.")] = field(
+    rank_pattern: Annotated[dict[str, int], doc("Other ranks by group, module name or regex.")] = field(
         default_factory=dict
     )
+    alpha_pattern: Annotated[dict[str, float], doc("Other alphas by group, module name or regex.")] = field(
+        default_factory=dict
+    )
+    lr_scale: Annotated[
+        dict[str, float], doc("Factor on the learning rate by group, name, glob or re:expression; the first that fits.")
+    ] = field(default_factory=dict)
     layers_to_transform: Annotated[list[int], doc("Only these layers get adapters; all unless given.")] = field(
         default_factory=list
     )

@@ -33,9 +33,11 @@ class LoraTuner:
         self.options = options
         self._initial: dict[str, Tensor] = {}
         self._biases: dict[str, Tensor] = {}
+        self._groups: Mapping[str, tuple[str, ...]] = {}
 
     def attach(self, model: LoadedModel) -> None:
         """Put adapters on the model; its module becomes peft's. Raises UsageError for names that it does not have."""
+        self._groups = model.groups
         model.module = attach(model, self.options)
         if changes_base(self.options):
             self._initial = initial_values(model.module, (".lora_A.", ".lora_B."))
@@ -44,16 +46,15 @@ class LoraTuner:
 
     def parameter_groups(self, module: nn.Module) -> Sequence[ParamGroup]:
         """A and what else is trained, and B at LoRA+'s ratio; vectors and norms without weight decay."""
-        up: dict[nn.Parameter, None] = {}
-        other: dict[nn.Parameter, None] = {}
-        for name, parameter in module.named_parameters():
-            if parameter.requires_grad:
-                (up if ".lora_B." in name or ".lora_embedding_B." in name else other)[parameter] = None
+        names = {parameter: name for name, parameter in module.named_parameters() if parameter.requires_grad}
         exempt = parameters.undecayed(module)
-        return [
-            *parameters.split(list(other), exempt, "lora"),
-            *parameters.split(list(up), exempt, "lora B", self.options.lora_plus_ratio),
-        ]
+        found: list[ParamGroup] = []
+        for pattern, scale, part in parameters.scaled(module, list(names), self.options.lr_scale, self._groups):
+            up = [p for p in part if ".lora_B." in names[p] or ".lora_embedding_B." in names[p]]
+            down, name = [p for p in part if p not in set(up)], f"lora {pattern}".strip()
+            found += parameters.split(down, exempt, name, scale)
+            found += parameters.split(up, exempt, f"{name} B", scale * self.options.lora_plus_ratio)
+        return found
 
     def adapter_off(self, module: nn.Module) -> AbstractContextManager[None]:
         """The base model for as long as it is entered. Raises TkError where options change the base itself."""
