@@ -262,3 +262,66 @@ def test_every_hook_is_documented_typed_and_callable_by_a_plugin(install, found)
     registry = plugins.load(Selection(), found=found())
     assert registry.plugins[0].reason == ""
     assert all(registry.names(kind.name) == ["mine"] for kind in KINDS)
+
+
+DIALECT = """
+    from types import ModuleType
+    from tk import DialectSpec, RewardSpec, hookimpl
+
+    @hookimpl
+    def tk_dialects():
+        yield DialectSpec(name="acme", target="{module}:Acme", imports=("acme",), summary="Files of acme.")
+
+    class Acme:
+        def __init__(self):
+            self.names = []
+
+        def offer(self, name):
+            module = ModuleType(name)
+            module.register = self.names.append
+            return module
+
+        def read(self, module):
+            for name in self.names:
+                yield "rewards", RewardSpec(name=name, target=lambda: module)
+"""
+
+
+def test_a_dialect_reads_a_local_file_and_gives_it_the_imports_of_its_framework(install, found, tmp_path: Path):
+    import sys
+
+    install("tk-plugin-acme", DIALECT.format(module="tk_plugin_acme"))
+    path = tmp_path / "theirs.py"
+    path.write_text("from acme import register\nregister('one')\ndef late():\n    import acme\n    return acme\n")
+    registry = plugins.load(Selection(files=(str(path),)), found=found())
+    module = registry.get("rewards", "one").build()
+    assert module.late().__name__ == "acme"
+    assert "acme" not in sys.modules
+    path.write_text("import acme\nacme.register('two')\n")
+    assert plugins.load(Selection(files=(str(path),)), found=found()).names("rewards") == ["two"]
+
+
+def test_a_local_file_of_nothing_says_what_was_looked_for(install, found, tmp_path: Path):
+    install("tk-plugin-acme", DIALECT.format(module="tk_plugin_acme"))
+    path = tmp_path / "mine.py"
+    path.write_text("x = 1\n")
+    with pytest.raises(
+        TkError, match=r"mine.py: nothing of a plugin is in it. Looked for: hooks .*; acme \(Files of acme\)"
+    ):
+        plugins.load(Selection(files=(str(path),)), found=found())
+    path.write_text("from tk import component\n@component('reward')\ndef mine(batch): ...\n")
+    with pytest.raises(TkError, match=r"mine.py: .* no kind is named 'reward'. Did you mean 'rewards'\?"):
+        plugins.load(Selection(files=(str(path),)), found=found())
+
+
+def test_a_local_file_may_own_a_kind_that_an_installed_plugin_fills(install, found, tmp_path: Path):
+    install(
+        "tk-plugin-filler",
+        "from tk import Spec, hookimpl\n@hookimpl\ndef tk_moods():\n    yield Spec(name='glad', target='x:y')",
+    )
+    path = tmp_path / "kinds.py"
+    path.write_text(
+        "from tk import KindSpec, hookimpl\n@hookimpl\ndef tk_kinds():\n"
+        "    yield KindSpec(name='moods', singular='mood', summary='Moods.')\n"
+    )
+    assert plugins.load(Selection(files=(str(path),)), found=found()).names("moods") == ["glad"]
