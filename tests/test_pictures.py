@@ -76,7 +76,8 @@ def test_pairs(place: Path, tmp_path: Path) -> None:
 
 def test_scores_of_pairs(place: Path, tmp_path: Path) -> None:
     rows = [
-        {"prompt": asked(*p), "chosen": said("y" * (9 - i)), "rejected": said("z" * (i + 1))} for i, p in enumerate(SHOWN)
+        {"prompt": asked(*p), "chosen": said("y" * (9 - i)), "rejected": said("z" * (i + 1))}
+        for i, p in enumerate(SHOWN)
     ]
     check_method(config(place, tmp_path, rows, method="reward"), tmp_path, strategies=("ddp", "fsdp"))
 

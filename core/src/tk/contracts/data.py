@@ -94,6 +94,7 @@ class Example:
     """What a method makes of a sample and the source stores: plain arrays, no padding.
 
     length: tokens it takes in a row; what packing and sorting go by.
+    repeated: tokens that it takes more where a beginning that its sequences share does not stand in a row only once.
     values: arrays by name, read by the method's own `collate`.
     weights: what it adds to the normaliser of each of the method's terms.
     origin: as in the sample. media: of its row, where they start in it.
@@ -104,6 +105,7 @@ class Example:
     weights: Mapping[str, float]
     origin: str = ""
     media: Sequence[Medium] = ()
+    repeated: int = 0
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,8 @@ class Layout:
     """How rows are laid out as tensors.
 
     packing: rows hold several examples that must not see one another.
-    shared_prefix: sequences that begin alike may stand in one row, their beginning only once.
+    shared_prefix: sequences that begin alike may stand in one row, their beginning only once. shared_from: they do in a
+        batch whose beginnings hold this many times the tokens of their endings.
     media: of the model, where it takes any. touch: the data holds media, so that batches without run an idle one.
     """
 
@@ -120,6 +123,7 @@ class Layout:
     packing: bool = False
     multiple: int = 1
     shared_prefix: bool = False
+    shared_from: float = 1.0
     media: MediaProcessor | None = None
     touch: bool = False
 

@@ -9,18 +9,19 @@ from acme_tk_discopop.loss import Discopop
 from acme_tk_discopop.options import DiscopopOptions
 from datasets import Dataset
 
-from tk.contracts import Limit
 from tk_conformance.losses import check_loss
 from tk_conformance.parity import (
     LAYOUTS,
-    Numbers,
+    TRAINER,
+    batches_of,
     check_same,
+    examples_of,
     gradient,
     moved,
     number_tokenizer,
     of_numbers,
     one_step,
-    tiny_llama,
+    tiny_model,
 )
 from tk_dpo.method import Dpo
 from tk_dpo.options import DpoOptions
@@ -30,9 +31,8 @@ PAIRS = [((5, 9, 7, 2), (11, 12, 13), (14, 15)), ((3, 8), (21, 22), (23, 24, 25,
 
 def of_trl(policy, reference, beta, tau, folder):
     config = trl.DPOConfig(
-        output_dir=str(folder), loss_type=["discopop"], beta=beta, discopop_tau=tau, report_to=[], use_cpu=True,
-        bf16=False, gradient_checkpointing=False, save_strategy="no", disable_dropout=False,
-    )  # fmt: skip
+        output_dir=str(folder), loss_type=["discopop"], beta=beta, discopop_tau=tau, disable_dropout=False, **TRAINER
+    )
     trainer = trl.DPOTrainer(
         model=copy.deepcopy(policy),
         ref_model=reference,
@@ -48,16 +48,14 @@ def of_trl(policy, reference, beta, tau, folder):
 
 @pytest.mark.parametrize(("beta", "tau"), [(0.1, 0.05), (0.5, 1.0)])
 def test_values_and_gradients_are_trls(beta, tau, tmp_path):
-    reference = tiny_llama()
+    reference = tiny_model()
     policy = moved(copy.deepcopy(reference))
     expected = of_trl(policy, reference, beta, tau, tmp_path)
 
     method = Dpo(DpoOptions(reference="elsewhere"), {"discopop": (1.0, Discopop(DiscopopOptions(beta, tau)))})
-    samples = [of_numbers(*pair) for pair in PAIRS]
-    examples = [example for found in method.encode(samples, Numbers(), Limit()) for example in found]
+    examples = examples_of(method, [of_numbers(*pair) for pair in PAIRS])
     for name, layout in LAYOUTS.items():
-        rows = [examples[:2], examples[2:]] if layout.packing else [[example] for example in examples]
-        batches = [method.collate(rows[:1], layout), method.collate(rows[1:], layout)]
+        batches = batches_of(method, examples, layout, first=2, micro=1)
         check_same(one_step(method, {"policy": policy, "reference": reference}, batches), expected, name)
 
 

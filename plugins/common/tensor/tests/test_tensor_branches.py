@@ -126,9 +126,10 @@ def test_both_layouts_have_the_same_fields(shapes: list[tuple[int, int, int]]) -
 
 
 def test_trunks_are_shared_where_they_are_long() -> None:
-    assert worth_sharing(trees((40, 4, 6)))
-    assert not worth_sharing(trees((4, 14, 16)))
+    assert worth_sharing(trees((40, 4, 6)), 1.0)
+    assert not worth_sharing(trees((4, 14, 16)), 1.0)
     layout = Layout(0, shared_prefix=True)
     assert "branches" in collate_trees([trees((40, 4, 6))], layout)[0]
     assert "attention_mask" in collate_trees([trees((4, 14, 16))], layout)[0]
     assert "attention_mask" in collate_trees([trees((40, 4, 6))], Layout(0))[0]
+    assert "branches" in collate_trees([trees((4, 14, 16))], Layout(0, shared_prefix=True, shared_from=0.0))[0]

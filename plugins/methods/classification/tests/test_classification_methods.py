@@ -3,42 +3,35 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
-from transformers import (
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    BertConfig,
-    BertForSequenceClassification,
-    LlamaConfig,
-    LlamaForSequenceClassification,
-)
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import tk
-from tk.contracts import Encoding, Layout, Limit, LoadedModel
+from tk.contracts import Layout, Limit, LoadedModel
 from tk.errors import DataError, UsageError
 from tk.sample import Sample
 from tk_classification.method import Classification, MultiLabel, Regression
 from tk_classification.options import ClassOptions, RegressionOptions
 from tk_conformance.losses import check_loss
 from tk_conformance.methods import check_method
-from tk_conformance.tiny import tiny_checkpoint
+from tk_conformance.parity import (
+    LAYOUTS,
+    Numbers,
+    batches_of,
+    check_same,
+    examples_of,
+    gradient,
+    one_step,
+    tiny_model,
+)
+from tk_conformance.tiny import tiny_run
 from tk_score_losses.labels import BinaryCrossEntropy, CrossEntropy, MeanSquared
-from tk_tensor.collate import reduce_for
 from tk_tensor.scored import build_scored
 
-SIZES = {
-    "vocab_size": 101,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-}
 CLASSES = ClassOptions(("red", "green", "blue"))
 TEXTS = ["5 6 7 8", "9 10", "11 12 13 14 15 16", "17 18 19"]
 PROBLEMS: dict[str, tuple[Any, list[Any]]] = {
@@ -57,27 +50,11 @@ PROBLEMS: dict[str, tuple[Any, list[Any]]] = {
 }
 
 
-class Fixed:
-    """A template that gives the tokens that stand in the text."""
-
-    def encode(self, samples: Sequence[Sample], *, generation: bool = False) -> list[Encoding]:
-        ids = [[int(word) for word in sample.text.split()] for sample in samples]
-        return [Encoding(row, [1.0] * len(row)) for row in ids]
+CLASSES_OF = {"llama": "LlamaForSequenceClassification", "bert": "BertForSequenceClassification"}
 
 
-def model_of(architecture: str, problem: str) -> nn.Module:
-    torch.manual_seed(0)
-    settings = {"num_labels": 3, "problem_type": problem, "pad_token_id": 0}
-    model: nn.Module = (
-        LlamaForSequenceClassification(LlamaConfig(**SIZES, num_key_value_heads=2, **settings))
-        if architecture == "llama"
-        else BertForSequenceClassification(BertConfig(**SIZES, **settings))
-    )
-    return model.eval()
-
-
-def gradient(model: nn.Module) -> Tensor:
-    return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+def model_of(architecture: str, problem: str) -> Any:
+    return tiny_model(CLASSES_OF[architecture], num_labels=3, problem_type=problem, pad_token_id=0).eval()
 
 
 @pytest.mark.parametrize("side", ["right", "left", "packed"])
@@ -89,23 +66,15 @@ def test_loss_and_gradients_equal_transformers(problem: str, architecture: str, 
         pytest.skip("an encoder scores whole rows that begin at the left")
     model = model_of(architecture, problem)
     samples = [Sample(text=text, label=label) for text, label in zip(TEXTS, labels, strict=True)]
-    examples = [e for found in method.encode(samples, Fixed(), Limit()) for e in found]
-    layout = Layout(0, packing=True) if side == "packed" else Layout(0, side="left" if side == "left" else "right")
-    rows = [examples[:3], examples[3:]] if layout.packing else [[e] for e in examples]
-    batch = method.collate(rows, layout)
-    scored = build_scored({"policy": LoadedModel(model, None, "")}, method.roles(), None)  # type: ignore[arg-type]
-    outputs = scored(batch.inputs, batch.fields, method.passes(batch))
-    value = method.loss(outputs, batch, reduce_for(batch)).terms["it"].sum / batch.weights["it"]
-    value.backward()
-    found = gradient(model)
+    examples = examples_of(method, samples)
+    found = one_step(method, {"policy": model}, batches_of(method, examples, LAYOUTS[side]))
     model.zero_grad()
     plain = method.collate([[e] for e in examples], Layout(0))
     inputs = {name: plain.inputs[name] for name in ("input_ids", "attention_mask")}
     target = plain.fields["labels"] if problem != "multi_label_classification" else plain.fields["labels"].float()
     expected = model(**inputs, labels=target).loss
     expected.backward()
-    assert value.item() == pytest.approx(expected.item(), rel=1e-5)
-    assert torch.linalg.norm(found - gradient(model)) <= 1e-5 * torch.linalg.norm(found)
+    check_same(found, (expected.item(), gradient(model)))
 
 
 def test_the_last_token_is_the_one_that_transformers_takes() -> None:
@@ -113,7 +82,7 @@ def test_the_last_token_is_the_one_that_transformers_takes() -> None:
     model = model_of("llama", "single_label_classification")
     method, _ = PROBLEMS["single_label_classification"]
     samples = [Sample(text="5 6 7 0", label=0), Sample(text="8 9", label=1)]
-    batch = method.collate([[e] for found in method.encode(samples, Fixed(), Limit()) for e in found], Layout(0))
+    (batch,) = batches_of(method, examples_of(method, samples), Layout(0))
     scored = build_scored({"policy": LoadedModel(model, None, "")}, method.roles(), None)  # type: ignore[arg-type]
     scores = scored(batch.inputs, batch.fields, method.passes(batch))["policy"]["score"]
     plain = {name: batch.inputs[name] for name in ("input_ids", "attention_mask")}
@@ -139,14 +108,14 @@ def test_the_last_token_is_the_one_that_transformers_takes() -> None:
 def test_bad_labels_are_told_with_their_row(problem: str, label: Any, message: str) -> None:
     method, _ = PROBLEMS[problem]
     with pytest.raises(DataError, match=f"^a.jsonl:3: {message}"):
-        method.encode([Sample(text="5 6", label=label, origin="a.jsonl:3")], Fixed(), Limit())
+        method.encode([Sample(text="5 6", label=label, origin="a.jsonl:3")], Numbers(), Limit())
 
 
 def test_long_texts_are_cut_as_asked() -> None:
     method, _ = PROBLEMS["single_label_classification"]
 
     def ids(truncation: Any) -> list[list[int]]:
-        (found,) = method.encode([Sample(text=TEXTS[2], label=0)], Fixed(), Limit(4, truncation))
+        (found,) = method.encode([Sample(text=TEXTS[2], label=0)], Numbers(), Limit(4, truncation))
         return [example.values["ids"].tolist() for example in found]
 
     assert ids("left") == [[13, 14, 15, 16]]
@@ -168,16 +137,7 @@ def test_the_losses_hold_what_is_asked_of_every_loss(loss: Any) -> None:
 @pytest.fixture
 def config(tmp_path: Path) -> dict[str, Any]:
     rows = [{"text": "ab" * i, "label": ["even", "odd"][i % 2]} for i in range(1, 9)]
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return {
-        "model": str(tiny_checkpoint(tmp_path / "base", vocab=300)),
-        "data": str(tmp_path / "rows.jsonl"),
-        "method": {"name": "classification", "labels": ["even", "odd"]},
-        "template": "chatml",
-        "optim": {"name": "sgd", "lr": 1e-3},
-        "train": {"batch_size": 8, "steps": 3},
-        "report": {"html": False, "plot": False},
-    }
+    return tiny_run(tmp_path, rows, method={"name": "classification", "labels": ["even", "odd"]})
 
 
 def test_it_trains_the_same_however_it_is_spread(config: dict[str, Any], tmp_path: Path) -> None:

@@ -1,11 +1,9 @@
 """`dpo` trains the same whatever the accumulation and the number of processes, with either kind of reference."""
 
-import json
-
 import pytest
 
 from tk_conformance.methods import check_method
-from tk_conformance.tiny import tiny_checkpoint
+from tk_conformance.tiny import tiny_run
 
 
 @pytest.fixture
@@ -13,17 +11,7 @@ def config(tmp_path):
     rows = [
         {"prompt": "ab" * (30 if i % 2 else i), "chosen": "cd" * (9 - i), "rejected": "ef" * i} for i in range(1, 9)
     ]
-    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return {
-        "model": str(tiny_checkpoint(tmp_path / "base", vocab=300)),
-        "data": str(tmp_path / "pairs.jsonl"),
-        "method": "dpo",
-        "losses": {"sigmoid": 0.8, "bco-pair": 0.2, "sft": 1.0},
-        "template": "chatml",
-        "optim": {"name": "sgd", "lr": 1e-3},
-        "train": {"batch_size": 8, "steps": 3},
-        "report": {"html": False, "plot": False},
-    }
+    return tiny_run(tmp_path, rows, method="dpo", losses={"sigmoid": 0.8, "bco-pair": 0.2, "sft": 1.0})
 
 
 def test_with_the_adapter_switched_off(config, tmp_path):

@@ -2,37 +2,26 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch.nn import functional as F
-from transformers import AutoModel, AutoTokenizer, LlamaConfig, LlamaModel
+from transformers import AutoModel, AutoTokenizer
 
 import tk
-from tk.contracts import Encoding, Layout, Limit, LoadedModel
+from tk.contracts import Layout, Limit
 from tk.errors import DataError
 from tk.sample import Sample
 from tk_conformance.methods import check_method
-from tk_conformance.tiny import tiny_checkpoint
+from tk_conformance.parity import Numbers, batches_of, check_same, examples_of, gradient, one_step, tiny_model
+from tk_conformance.tiny import tiny_run
 from tk_embedding.method import Embedding
 from tk_embedding.options import EmbeddingOptions
 from tk_embedding_losses.info_nce import InfoNce
-from tk_tensor.collate import reduce_for
-from tk_tensor.scored import build_scored
 
 ROWS = [("5 6 7", ("8 9",)), ("10", ("11 12 13 14", "15 16")), ("17 18", ("19 20 21", "22"))]
-
-
-class Fixed:
-    """A template that gives the tokens that stand in the text."""
-
-    def encode(self, samples: Sequence[Sample], *, generation: bool = False) -> list[Encoding]:
-        ids = [[int(word) for word in sample.text.split()] for sample in samples]
-        return [Encoding(row, [1.0] * len(row)) for row in ids]
 
 
 @pytest.fixture
@@ -42,27 +31,11 @@ def method() -> Embedding:
 
 @pytest.mark.parametrize("layout", [Layout(0), Layout(0, side="left"), Layout(0, packing=True)])
 def test_it_is_the_mean_of_the_hidden_states_in_a_cross_entropy(method: Embedding, layout: Layout) -> None:
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=101,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-    )
-    model = LlamaModel(config)
-    samples = [Sample(text=text, passages=passages) for text, passages in ROWS]
-    examples = [e for found in method.encode(samples, Fixed(), Limit()) for e in found]  # type: ignore[arg-type]
-    rows = [examples[:2], examples[2:]] if layout.packing else [[e] for e in examples]
-    batch = method.collate(rows, layout)
+    model: Any = tiny_model("LlamaModel")
+    examples = examples_of(method, [Sample(text=text, passages=passages) for text, passages in ROWS])
+    (batch,) = batches_of(method, examples, layout, first=2)
     assert batch.weights == {"it": 3.0}
-    scored = build_scored({"policy": LoadedModel(model, None, "")}, method.roles(), None)  # type: ignore[arg-type]
-    outputs = scored(batch.inputs, batch.fields, method.passes(batch))
-    step = method.loss(outputs, batch, reduce_for(batch))
-    value = step.terms["it"].sum / 3
-    value.backward()
-    found = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+    found = one_step(method, {"policy": model}, [batch])
     model.zero_grad()
 
     def vector(text: str) -> torch.Tensor:
@@ -73,41 +46,28 @@ def test_it_is_the_mean_of_the_hidden_states_in_a_cross_entropy(method: Embeddin
     passages = torch.stack([vector(passage) for _, own in ROWS for passage in own])
     expected = F.cross_entropy(queries @ passages.T / 0.05, torch.tensor([0, 1, 3]))
     expected.backward()
-    plain = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
-    assert value.item() == pytest.approx(expected.item(), rel=1e-5)
-    assert torch.linalg.norm(found - plain) <= 1e-5 * torch.linalg.norm(plain)
-    assert 0 <= float(step.metrics["accuracy"][0]) <= 3
+    check_same(found, (expected.item(), gradient(model)))
 
 
 def test_rows_without_a_passage_or_too_long_are_told(method: Embedding) -> None:
     with pytest.raises(DataError, match="^a:1: no passage"):
-        method.encode([Sample(text="5", origin="a:1")], Fixed(), Limit())  # type: ignore[arg-type]
+        method.encode([Sample(text="5", origin="a:1")], Numbers(), Limit())
     long = [Sample(text="5 6 7", passages=("8",), origin="a:1")]
     with pytest.raises(DataError, match="^a:1: 3 tokens, longer than data.max_length 2"):
-        method.encode(long, Fixed(), Limit(2))  # type: ignore[arg-type]
-    assert method.encode(long, Fixed(), Limit(2, "drop")) == [[]]  # type: ignore[arg-type]
+        method.encode(long, Numbers(), Limit(2))
+    assert method.encode(long, Numbers(), Limit(2, "drop")) == [[]]
 
 
 def test_prefixes_stand_before_queries_and_passages() -> None:
     method = Embedding(EmbeddingOptions("1 ", "2 "), {"it": (1.0, InfoNce())})
-    ((example,),) = method.encode([Sample(text="5", passages=("6", "7"))], Fixed(), Limit())  # type: ignore[arg-type]
+    ((example,),) = method.encode([Sample(text="5", passages=("6", "7"))], Numbers(), Limit())
     assert example.values["ids"].tolist() == [1, 5, 2, 6, 2, 7]
 
 
 @pytest.fixture
 def config(tmp_path: Path) -> dict[str, Any]:
     rows = [{"anchor": "ab" * i, "positive": "cd" * (9 - i), "negatives": ["ef" * i] * (i % 3)} for i in range(1, 9)]
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return {
-        "model": str(tiny_checkpoint(tmp_path / "base", vocab=300)),
-        "data": str(tmp_path / "rows.jsonl"),
-        "method": "embedding",
-        "losses": {"info-nce": {"dims": [8, 32]}},
-        "template": "chatml",
-        "optim": {"name": "sgd", "lr": 1e-3},
-        "train": {"batch_size": 8, "steps": 3},
-        "report": {"html": False, "plot": False},
-    }
+    return tiny_run(tmp_path, rows, method="embedding", losses={"info-nce": {"dims": [8, 32]}})
 
 
 @pytest.mark.parametrize("tuner", ["full", "lora"])

@@ -12,30 +12,28 @@ import numpy as np
 import pytest
 import torch
 import trl
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
 from torch import Tensor, nn
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from tk.contracts import Layout, LoadedModel
+from tk.contracts import Layout
+from tk_conformance.parity import (
+    LAYOUTS,
+    TRAINER,
+    Stepped,
+    check_same,
+    gradient,
+    moved,
+    number_tokenizer,
+    one_step,
+    tiny_model,
+)
 from tk_grpo import advantages, objective
 from tk_grpo.method import Grpo
 from tk_grpo.options import ClipOptions, GroupOptions, GrpoOptions
 from tk_rollouts.answers import Answer, Group
-from tk_tensor import branches
-from tk_tensor.collate import reduce_for
-from tk_tensor.scored import build_scored
 
 SHAPES = [(7, (5, 3, 6)), (12, (2, 4, 1))]
 """Tokens of each prompt and of its answers."""
 LIMIT = 8
-LAYOUTS = {
-    "right": Layout(pad_id=0),
-    "left": Layout(pad_id=0, side="left"),
-    "packed": Layout(pad_id=0, packing=True),
-    "shared": Layout(pad_id=0, shared_prefix=True),
-    "shared, left": Layout(pad_id=0, shared_prefix=True, side="left"),
-}
 CLIP, HIGHER = ClipOptions(), ClipOptions(0.2, 0.28)
 KL = GrpoOptions(kl=0.04, reference="elsewhere")
 VARIANTS: Mapping[str, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -89,21 +87,8 @@ def method_of(
 @pytest.fixture(scope="module")
 def models() -> tuple[nn.Module, nn.Module]:
     """A policy that has moved away from its reference."""
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=101,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-    )
-    reference = LlamaForCausalLM(config)
-    policy = copy.deepcopy(reference)
-    with torch.no_grad():
-        for parameter in policy.parameters():
-            parameter.add_(0.05 * torch.randn_like(parameter))
-    return policy, reference
+    reference = tiny_model()
+    return moved(copy.deepcopy(reference)), reference
 
 
 @pytest.fixture(scope="module")
@@ -129,29 +114,11 @@ def _logps(model: nn.Module, prompt: list[int], answer: list[int]) -> Tensor:
     return logps.gather(1, ids[0, len(prompt) :, None])[:, 0]
 
 
-def gradient(model: nn.Module) -> Tensor:
-    return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
-
-
 def ours(
     models: tuple[nn.Module, nn.Module], groups: list[Group], method: Grpo, layout: Layout, micro: int = 2
-) -> tuple[float, Tensor]:
-    policy, reference = models
-    loaded = {"policy": LoadedModel(policy, None, "")}
-    if method.options.kl:
-        loaded["reference"] = LoadedModel(reference, None, "")
-    scored = build_scored(loaded, method.roles(), None)  # type: ignore[arg-type]
-    batches = [method.batch(groups[i : i + micro], layout) for i in range(0, len(groups), micro)]
-    policy.zero_grad()
-    value = 0.0
-    totals = {name: sum(b.weights[name] for b in batches) for name in batches[0].weights}
-    for batch in batches:
-        outputs = scored(batch.inputs, batch.fields, method.passes(batch))
-        terms = method.loss(outputs, batch, reduce_for(batch)).terms
-        part = torch.stack([term.coef * term.sum / totals[name] for name, term in terms.items()]).sum()
-        part.backward()
-        value += part.item()
-    return value, gradient(policy)
+) -> Stepped:
+    roles = {"policy": models[0], **({"reference": models[1]} if method.options.kl else {})}
+    return one_step(method, roles, [method.batch(groups[i : i + micro], layout) for i in range(0, len(groups), micro)])
 
 
 def padded(rows: list[list[float]], side: str, fill: float = 0) -> Tensor:
@@ -178,17 +145,9 @@ def inputs_of(models: tuple[nn.Module, nn.Module], groups: list[Group]) -> dict[
 
 
 def trainer_of(kind: str, model: nn.Module, folder: Path, **options: Any) -> Any:
-    words = {f"w{i}": i for i in range(101)}
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer(WordLevel(words, unk_token="w0")), pad_token="w0", eos_token="w0"
-    )
     config = getattr(trl, f"{kind}Config")(
         output_dir=str(folder),
-        report_to=[],
-        use_cpu=True,
-        bf16=False,
-        gradient_checkpointing=False,
-        save_strategy="no",
+        **TRAINER,
         num_generations=3,
         per_device_train_batch_size=6,
         max_completion_length=LIMIT,
@@ -200,15 +159,10 @@ def trainer_of(kind: str, model: nn.Module, folder: Path, **options: Any) -> Any
         reward_funcs=lambda completions, **_: [0.0] * len(completions),
         args=config,
         train_dataset=datasets.Dataset.from_list([{"prompt": "w1"}] * 6),
-        processing_class=tokenizer,
+        processing_class=number_tokenizer(),
     )
     trainer.current_gradient_accumulation_steps = 1
     return trainer
-
-
-def same(one: tuple[float, Tensor], other: tuple[float, Tensor], what: str, bound: float = 1e-5) -> None:
-    assert one[0] == pytest.approx(other[0], rel=bound, abs=1e-7), what
-    assert torch.linalg.norm(one[1] - other[1]) <= bound * torch.linalg.norm(other[1]), what
 
 
 @pytest.mark.parametrize("name", sorted(VARIANTS))
@@ -217,9 +171,7 @@ def test_loss_and_gradients_equal_trls_grpo(
     groups: list[Group],
     name: str,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(branches, "SHARED_FROM", 0.0)
     parts, options = VARIANTS[name]
     kl = options["beta"]
     trainer = trainer_of("GRPO", copy.deepcopy(models[0]), tmp_path, **{**options, "beta": 0.0})
@@ -228,8 +180,8 @@ def test_loss_and_gradients_equal_trls_grpo(
     loss.backward()
     expected = loss.item(), gradient(trainer.model)
     for layout_name, layout in LAYOUTS.items():
-        same(ours(models, groups, method_of(**parts), layout), expected, layout_name)
-    same(ours(models, groups, method_of(**parts), LAYOUTS["right"], micro=1), expected, "accumulated")
+        check_same(ours(models, groups, method_of(**parts), layout), expected, layout_name)
+    check_same(ours(models, groups, method_of(**parts), LAYOUTS["right"], micro=1), expected, "accumulated")
 
 
 def test_loss_and_gradients_equal_trls_rloo(
@@ -239,7 +191,7 @@ def test_loss_and_gradients_equal_trls_rloo(
     loss = trainer._compute_loss(trainer.model, inputs_of(models, groups))
     loss.backward()
     method = method_of(ratio="sequence-sum")
-    same(ours(models, groups, method, LAYOUTS["right"]), (loss.item(), gradient(trainer.model)), "rloo")
+    check_same(ours(models, groups, method, LAYOUTS["right"]), (loss.item(), gradient(trainer.model)), "rloo")
 
 
 REWARDS = torch.tensor([[1.0, 0.0, 0.5], [2.0, 2.0, 2.0], [1.0, float("nan"), 0.0]], dtype=torch.float64)

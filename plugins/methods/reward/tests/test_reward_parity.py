@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,50 +12,34 @@ import peft
 import pytest
 import torch
 import trl
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from torch import Tensor, nn
-from transformers import (
-    AutoModelForSequenceClassification,
-    LlamaConfig,
-    LlamaForSequenceClassification,
-    PreTrainedTokenizerFast,
-)
+from torch import nn
+from transformers import AutoModelForSequenceClassification
 
 import tk
-from tk.contracts import Encoding, Layout, Limit, LoadedModel
-from tk.sample import Message, Sample
+from tk.contracts import Layout
 from tk_conformance.methods import check_method
-from tk_conformance.tiny import tiny_checkpoint
+from tk_conformance.parity import (
+    LAYOUTS,
+    TRAINER,
+    Stepped,
+    batches_of,
+    check_same,
+    examples_of,
+    gradient,
+    moved,
+    number_tokenizer,
+    of_numbers,
+    one_step,
+    tiny_model,
+)
+from tk_conformance.tiny import tiny_run
 from tk_reward.method import Reward
 from tk_score_losses.options import BradleyTerryOptions
 from tk_score_losses.pairs import BradleyTerry
-from tk_tensor import branches
-from tk_tensor.collate import reduce_for
-from tk_tensor.scored import build_scored
 
 SHAPES = [(9, 4, 6), (23, 5, 2), (14, 3, 3), (5, 7, 1)]
 """Tokens of prompt, chosen and rejected answer."""
-LAYOUTS = {
-    "right": Layout(pad_id=0),
-    "left": Layout(pad_id=0, side="left"),
-    "packed": Layout(pad_id=0, packing=True),
-    "shared": Layout(pad_id=0, shared_prefix=True),
-    "shared, packed": Layout(pad_id=0, shared_prefix=True, packing=True),
-}
 LORA = peft.LoraConfig(r=4, target_modules="all-linear", task_type="SEQ_CLS", modules_to_save=["score"])
-
-
-class Fixed:
-    """A template that gives the tokens that stand in the messages."""
-
-    def encode(self, samples: Sequence[Sample], *, generation: bool = False) -> list[Encoding]:
-        found = []
-        for sample in samples:
-            parts = [([int(word) for word in m.text.split()], m.role == "assistant") for m in sample.messages]
-            ids = [token for tokens, _ in parts for token in tokens]
-            found.append(Encoding(ids, [float(said) for tokens, said in parts for _ in tokens]))
-        return found
 
 
 @pytest.fixture(scope="module")
@@ -76,73 +58,24 @@ def pairs() -> list[dict[str, Any]]:
 
 @pytest.fixture(params=["full", "lora"])
 def model(request: pytest.FixtureRequest) -> nn.Module:
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=101,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        num_labels=1,
-        pad_token_id=0,
-    )
-    made: Any = LlamaForSequenceClassification(config)
-    if request.param == "lora":
-        made = peft.get_peft_model(made, LORA)
-        with torch.no_grad():
-            for parameter in made.parameters():
-                if parameter.requires_grad:
-                    parameter.add_(0.05 * torch.randn_like(parameter))
-    return made
+    model = tiny_model("LlamaForSequenceClassification", num_labels=1, pad_token_id=0)
+    return moved(peft.get_peft_model(model, LORA)) if request.param == "lora" else model  # type: ignore[arg-type]
 
 
-def gradient(model: nn.Module) -> Tensor:
-    return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
-
-
-def ours(model: nn.Module, pairs: list[dict[str, Any]], loss: BradleyTerry, layout: Layout) -> tuple[float, Tensor]:
-    def said(role: str, ids: list[int]) -> Message:
-        return Message(role, " ".join(map(str, ids)))
-
-    samples = [
-        Sample(
-            messages=(said("user", p["prompt"]), said("assistant", p["chosen"])),
-            rejected=(said("assistant", p["rejected"]),),
-            shared=1,
-            extras={"margin": p["margin"]},
-        )
-        for p in pairs
-    ]
+def ours(model: nn.Module, pairs: list[dict[str, Any]], loss: BradleyTerry, layout: Layout) -> Stepped:
+    samples = [of_numbers(p["prompt"], p["chosen"], p["rejected"], margin=p["margin"]) for p in pairs]
     method = Reward({"it": (1.0, loss)})
-    scored = build_scored({"policy": LoadedModel(model, None, "")}, method.roles(), None)  # type: ignore[arg-type]
-    examples = [e for found in method.encode(samples, Fixed(), Limit()) for e in found]  # type: ignore[arg-type]
-    rows = [examples[:3], examples[3:]] if layout.packing else [[e] for e in examples]
-    batch = method.collate(rows, layout)
-    model.zero_grad()
-    outputs = scored(batch.inputs, batch.fields, method.passes(batch))
-    value = method.loss(outputs, batch, reduce_for(batch)).terms["it"].sum / batch.weights["it"]
-    value.backward()
-    return value.item(), gradient(model)
+    return one_step(method, {"policy": model}, batches_of(method, examples_of(method, samples), layout))
 
 
 @pytest.mark.parametrize("centring", [0.0, 0.01])
 def test_loss_and_gradients_equal_trls_trainer(
-    model: nn.Module, pairs: list[dict[str, Any]], centring: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: nn.Module, pairs: list[dict[str, Any]], centring: float, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(branches, "SHARED_FROM", 0.0)
-    words = {f"w{i}": i for i in range(101)}
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer(WordLevel(words, unk_token="w0")), pad_token="w0", eos_token="w0"
-    )
     arguments = trl.RewardConfig(
         output_dir=str(tmp_path),
         center_rewards_coefficient=centring or None,
-        report_to=[],
-        use_cpu=True,
-        bf16=False,
-        gradient_checkpointing=False,
-        save_strategy="no",
+        **TRAINER,
         disable_dropout=False,
     )
     features = [
@@ -154,15 +87,13 @@ def test_loss_and_gradients_equal_trls_trainer(
         model=theirs,
         args=arguments,
         train_dataset=datasets.Dataset.from_list(features),
-        processing_class=tokenizer,
+        processing_class=number_tokenizer(),
     )
     loss = trainer.compute_loss(trainer.model, trainer.data_collator(features))
     loss.backward()
-    expected = gradient(trainer.model)
+    expected = loss.item(), gradient(trainer.model)
     for name, layout in LAYOUTS.items():
-        value, found = ours(model, pairs, BradleyTerry(BradleyTerryOptions(centring)), layout)
-        assert value == pytest.approx(loss.item(), rel=1e-5), name
-        assert torch.linalg.norm(found - expected) <= 1e-5 * torch.linalg.norm(expected), name
+        check_same(ours(model, pairs, BradleyTerry(BradleyTerryOptions(centring)), layout), expected, name)
 
 
 @pytest.fixture
@@ -170,16 +101,7 @@ def config(tmp_path: Path) -> dict[str, Any]:
     rows = [
         {"prompt": "ab" * (20 if i % 2 else i), "chosen": "cd" * (9 - i), "rejected": "ef" * i} for i in range(1, 9)
     ]
-    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return {
-        "model": str(tiny_checkpoint(tmp_path / "base", vocab=300)),
-        "data": str(tmp_path / "pairs.jsonl"),
-        "method": "reward",
-        "template": "chatml",
-        "optim": {"name": "sgd", "lr": 1e-3},
-        "train": {"batch_size": 8, "steps": 3},
-        "report": {"html": False, "plot": False},
-    }
+    return tiny_run(tmp_path, rows, method="reward")
 
 
 @pytest.mark.parametrize("tuner", ["full", "lora"])

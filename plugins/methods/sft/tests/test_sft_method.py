@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tk.contracts import Encoding, Example, Limit, Stat
-from tk.errors import DataError, UsageError
+from tk.contracts import Encoding, Example, Layout, Limit, Medium, Stat
+from tk.errors import DataError, TkError, UsageError
 from tk.sample import Message, Sample
 from tk_lm_losses.losses import CausalLm, Dft
 from tk_sft.method import Pretraining, Sft
@@ -164,10 +164,16 @@ def test_a_loss_over_the_window_makes_the_method_one() -> None:
     assert sft(a=(1.0, Dft()), b=(1.0, wide)).scope == "window"
 
 
-def test_media_are_refused_rather_than_dropped() -> None:
+def test_media_stay_with_their_tokens_and_are_never_cut() -> None:
     class Pictures(Letters):
         def _one(self, sample: Sample) -> Encoding:
-            return Encoding([1, 2], [0.0, 1.0], {"pixel_values": np.zeros(3)})
+            return Encoding([7, 1, 1, 8], [0.0, 0.0, 0.0, 1.0], (Medium("image", "a.png", start=1, length=2),))
 
-    with pytest.raises(DataError, match="pixel_values"):
-        sft().encode([CHAT], Pictures(), NO_LIMIT)
+    (((example,),)) = sft().encode([CHAT], Pictures(), NO_LIMIT)
+    assert [(m.start, m.length) for m in example.media] == [(1, 2)]
+    (((example,),)) = sft().encode([CHAT], Pictures(), Limit(3, "left"))
+    assert [m.start for m in example.media] == [0]
+    with pytest.raises(DataError, match="would be cut"):
+        sft().encode([CHAT], Pictures(), Limit(2, "left"))
+    with pytest.raises(TkError, match="takes no image"):
+        sft().collate([[example]], Layout(0))

@@ -8,33 +8,28 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
-from transformers import LlamaConfig, LlamaForCausalLM
 
-from tk.contracts import Encoding, Layout, Limit, LoadedModel
+from tk.contracts import Encoding, Layout, Limit
 from tk.sample import Sample
+from tk_conformance.parity import (
+    LAYOUTS,
+    TRAINER,
+    Stepped,
+    batches_of,
+    check_same,
+    gradient,
+    number_tokenizer,
+    one_step,
+    tiny_model,
+)
 from tk_lm_losses.losses import CausalLm, Dft
 from tk_lm_losses.options import CausalLmOptions
 from tk_sft.method import Sft
 from tk_sft.options import SftOptions
-from tk_tensor.collate import reduce_for
-from tk_tensor.scored import build_scored
 
-CONFIG = LlamaConfig(
-    vocab_size=101,
-    hidden_size=32,
-    intermediate_size=48,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-)
-LAYOUTS = {
-    "right": Layout(pad_id=0),
-    "left": Layout(pad_id=0, side="left"),
-    "packed": Layout(pad_id=0, packing=True),
-    "packed, multiple of 16": Layout(pad_id=0, packing=True, multiple=16),
-}
+PLAIN = {name: layout for name, layout in LAYOUTS.items() if not layout.shared_prefix}
 LOSSES = {
     "causal-lm": CausalLm(),
     "smoothed": CausalLm(CausalLmOptions(label_smoothing=0.1)),
@@ -45,8 +40,7 @@ LOSSES = {
 
 @pytest.fixture
 def model() -> nn.Module:
-    torch.manual_seed(0)
-    return LlamaForCausalLM(CONFIG)
+    return tiny_model()
 
 
 @pytest.fixture(scope="module")
@@ -69,28 +63,13 @@ class Fixed:
         return self.encodings
 
 
-def ours(
-    model: nn.Module, encodings: list[Encoding], layout: Layout, loss: Any, micro: int = 4
-) -> tuple[float, Tensor]:
-    """Objective and gradient of one optimizer step, as the contracts define them."""
+def ours(model: nn.Module, encodings: list[Encoding], layout: Layout, loss: Any, micro: int = 4) -> Stepped:
     method = Sft(SftOptions(), {"it": (1.0, loss)})
-    scored = build_scored({"policy": LoadedModel(model, None, "")}, method.roles(), None)  # type: ignore[arg-type]
-    examples = [e for found in method.encode([Sample()] * len(encodings), Fixed(encodings), Limit()) for e in found]  # type: ignore[arg-type]
-    rows = [examples[:3], examples[3:]] if layout.packing else [[e] for e in examples]
-    batches = [method.collate(rows[i : i + micro], layout) for i in range(0, len(rows), micro)]
-    whole = sum(b.weights["it"] for b in batches)
-    model.zero_grad()
-    value = 0.0
-    for batch in batches:
-        outputs = scored(batch.inputs, batch.fields, method.passes(batch))
-        term = method.loss(outputs, batch, reduce_for(batch)).terms["it"]
-        part = term.coef * term.sum / whole
-        part.backward()
-        value += part.item()
-    return value, torch.cat([p.grad.flatten() for p in model.parameters()])
+    examples = [e for own in method.encode([Sample()] * len(encodings), Fixed(encodings), Limit()) for e in own]  # type: ignore[arg-type]
+    return one_step(method, {"policy": model}, batches_of(method, examples, layout, micro=micro))
 
 
-def by_hand(model: nn.Module, encodings: list[Encoding], name: str) -> tuple[float, Tensor]:
+def by_hand(model: nn.Module, encodings: list[Encoding], name: str) -> Stepped:
     """The token mean over the whole batch, one sample after another, full logits and shifted labels."""
     model.zero_grad()
     total = sum(sum(e.weights[1:]) for e in encodings)
@@ -107,31 +86,26 @@ def by_hand(model: nn.Module, encodings: list[Encoding], name: str) -> tuple[flo
         part = losses.sum() / total
         part.backward()
         value += part.item()
-    return value, torch.cat([p.grad.flatten() for p in model.parameters()])
+    return value, gradient(model)
 
 
-def same(one: tuple[float, Tensor], other: tuple[float, Tensor], bound: float = 1e-5) -> None:
-    assert abs(one[0] - other[0]) <= bound * abs(other[0])
-    assert torch.linalg.norm(one[1] - other[1]) <= bound * torch.linalg.norm(other[1])
-
-
-@pytest.mark.parametrize("layout", sorted(LAYOUTS))
+@pytest.mark.parametrize("layout", sorted(PLAIN))
 @pytest.mark.parametrize("name", sorted(LOSSES))
 def test_loss_and_gradients_equal_a_loop_written_by_hand(
     model: nn.Module, encodings: list[Encoding], name: str, layout: str
 ) -> None:
-    same(ours(model, encodings, LAYOUTS[layout], LOSSES[name]), by_hand(model, encodings, name))
+    check_same(ours(model, encodings, PLAIN[layout], LOSSES[name]), by_hand(model, encodings, name))
 
 
 @pytest.mark.parametrize("layout", ["right", "left", "packed"])
 def test_accumulation_equals_one_batch(model: nn.Module, encodings: list[Encoding], layout: str) -> None:
-    one = ours(model, encodings, LAYOUTS[layout], CausalLm())
-    same(ours(model, encodings, LAYOUTS[layout], CausalLm(), micro=1), one, 2e-6)
+    one = ours(model, encodings, PLAIN[layout], CausalLm())
+    check_same(ours(model, encodings, PLAIN[layout], CausalLm(), micro=1), one, bound=2e-6)
 
 
 def test_token_weights_scale_their_tokens_and_the_normaliser(model: nn.Module, encodings: list[Encoding]) -> None:
     heavy = [Encoding(e.ids, [2.0 * w for w in e.weights]) for e in encodings]
-    same(ours(model, heavy, LAYOUTS["right"], CausalLm()), ours(model, encodings, LAYOUTS["right"], CausalLm()))
+    check_same(ours(model, heavy, PLAIN["right"], CausalLm()), ours(model, encodings, PLAIN["right"], CausalLm()))
 
 
 @pytest.mark.parametrize(("kind", "name"), [("nll", "causal-lm"), ("dft", "dft")])
@@ -150,25 +124,18 @@ def test_loss_and_gradients_equal_trls_trainer(
     """One optimizer step by TRL's own `training_step`, in one batch and accumulated over four."""
     trl = pytest.importorskip("trl")
     datasets = pytest.importorskip("datasets")
-    from tokenizers import Tokenizer
-    from tokenizers.models import WordLevel
-    from transformers import PreTrainedTokenizerFast
-
-    words = {f"w{i}": i for i in range(101)}
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel(words)), pad_token="w0", eos_token="w0")
     rows = [{"input_ids": list(e.ids), "completion_mask": [int(w) for w in e.weights]} for e in encodings]
     arguments = trl.SFTConfig(
-        output_dir=str(tmp_path), loss_type=kind, report_to=[], use_cpu=True, bf16=False, gradient_checkpointing=False,
-        completion_only_loss=True, save_strategy="no", per_device_train_batch_size=len(rows) // accumulated,
+        output_dir=str(tmp_path), loss_type=kind, completion_only_loss=True, **TRAINER, per_device_train_batch_size=len(rows) // accumulated,
         gradient_accumulation_steps=accumulated,
     )  # fmt: skip
     trainer = trl.SFTTrainer(
-        model=model, args=arguments, train_dataset=datasets.Dataset.from_list(rows), processing_class=tokenizer
+        model=model, args=arguments, train_dataset=datasets.Dataset.from_list(rows), processing_class=number_tokenizer()
     )
     model.zero_grad()
     batches, tokens = trainer.get_batch_samples(iter(trainer.get_train_dataloader()), accumulated, torch.device("cpu"))
     trainer.current_gradient_accumulation_steps = len(batches)
     assert (len(batches), int(tokens)) == (accumulated, sum(sum(e.weights[1:]) for e in encodings))
     loss = sum(trainer.training_step(model, batch, num_items_in_batch=tokens).item() for batch in batches)
-    theirs = loss, torch.cat([p.grad.flatten() for p in model.parameters()])
-    same(ours(model, encodings, LAYOUTS[layout], LOSSES[name], micro), theirs)
+    theirs = loss, gradient(model)
+    check_same(ours(model, encodings, PLAIN[layout], LOSSES[name], micro), theirs)

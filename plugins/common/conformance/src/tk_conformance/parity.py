@@ -5,6 +5,7 @@ Values and gradients are of one optimizer step, as the contracts define it, so t
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tk.contracts import Batch, Encoding, Layout, LoadedModel, Method
+from tk.contracts import Batch, Encoding, Example, Layout, Limit, LoadedModel, Method
 from tk.sample import Message, Sample
 from tk.testing.need import need
 from tk_tensor.collate import reduce_for
@@ -26,20 +27,30 @@ LAYOUTS: Mapping[str, Layout] = {
     "left": Layout(pad_id=0, side="left"),
     "packed": Layout(pad_id=0, packing=True),
     "packed to 16": Layout(pad_id=0, packing=True, multiple=16),
-    "shared": Layout(pad_id=0, shared_prefix=True),
-    "shared, left": Layout(pad_id=0, shared_prefix=True, side="left"),
-    "shared, packed to 16": Layout(pad_id=0, shared_prefix=True, packing=True, multiple=16),
+    "shared": Layout(pad_id=0, shared_prefix=True, shared_from=0.0),
+    "shared, left": Layout(pad_id=0, shared_prefix=True, shared_from=0.0, side="left"),
+    "shared, packed to 16": Layout(pad_id=0, shared_prefix=True, shared_from=0.0, packing=True, multiple=16),
 }
-"""Every way of laying rows out; `branches.SHARED_FROM` decides whether the shared ones share."""
+"""Every way of laying rows out; the shared ones share beginnings however short these are."""
+
+TRAINER: Mapping[str, Any] = {
+    "report_to": [],
+    "use_cpu": True,
+    "bf16": False,
+    "gradient_checkpointing": False,
+    "save_strategy": "no",
+}
+"""Options of trainers built on transformers' that take a step on a CPU and write nothing."""
 
 Stepped = tuple[float, Tensor]
 """The objective of a step and its gradient, all parameters in one vector."""
 
 
-def tiny_llama(kind: str = "ForCausalLM", *, seed: int = 0, **config: Any) -> nn.Module:
-    """A random Llama of two layers in training mode. kind: the end of its class's name in transformers."""
+def tiny_model(kind: str = "LlamaForCausalLM", *, seed: int = 0, **config: Any) -> nn.Module:
+    """A random model of two layers in training mode. kind: its class in transformers. config: further fields."""
     import transformers
 
+    cls = getattr(transformers, kind)
     sizes = {
         "vocab_size": VOCABULARY,
         "hidden_size": 32,
@@ -48,9 +59,11 @@ def tiny_llama(kind: str = "ForCausalLM", *, seed: int = 0, **config: Any) -> nn
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
     }
+    known = inspect.signature(cls.config_class).parameters
+    settings = cls.config_class(**{**{name: size for name, size in sizes.items() if name in known}, **config})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model: nn.Module = getattr(transformers, f"Llama{kind}")(transformers.LlamaConfig(**{**sizes, **config}))
+        model: nn.Module = cls(settings)
     return model.train()
 
 
@@ -74,7 +87,10 @@ def number_tokenizer() -> Any:
 
 
 class Numbers:
-    """A Template (tk.contracts) that gives the token ids which stand in the messages; the assistant's are trained."""
+    """A Template (tk.contracts) that gives the token ids which stand in messages or text.
+
+    Trained are the assistant's, unless a message says otherwise, and those of text.
+    """
 
     def encode(self, samples: Sequence[Sample], *, generation: bool = False) -> list[Encoding]:
         return [self._of(sample) for sample in samples]
@@ -87,14 +103,29 @@ class Numbers:
         return (0,)
 
     def _of(self, sample: Sample) -> Encoding:
-        ids: list[int] = []
-        weights: list[float] = []
+        if sample.text:
+            ids = [int(word) for word in sample.text.split()]
+            return Encoding(ids, [1.0] * len(ids))
+        ids, weights = [], []
         for message in sample.messages:
             tokens = [int(word) for word in message.text.split()]
             trained = float(message.role == "assistant") if message.loss is None else message.loss
             ids += tokens
             weights += [trained] * len(tokens)
         return Encoding(ids, weights)
+
+
+def examples_of(method: Method, samples: Sequence[Sample]) -> list[Example]:
+    """What a method makes of samples of numbers, one behind another."""
+    return [example for own in method.encode(samples, Numbers(), Limit()) for example in own]
+
+
+def batches_of(
+    method: Method, examples: Sequence[Example], layout: Layout, *, first: int = 3, micro: int = 99
+) -> list[Batch]:
+    """Micro-batches of `micro` rows: an example a row, or two rows where the layout packs, the first `first` in one."""
+    rows = [examples[:first], examples[first:]] if layout.packing else [[example] for example in examples]
+    return [method.collate(rows[at : at + micro], layout) for at in range(0, len(rows), micro)]
 
 
 def of_numbers(prompt: Sequence[int], answer: Sequence[int], rejected: Sequence[int] = (), **extras: Any) -> Sample:

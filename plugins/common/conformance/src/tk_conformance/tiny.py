@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import json
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +50,25 @@ def tiny_checkpoint(
         torch.manual_seed(seed)
         auto.from_config(settings).to(getattr(torch, dtype)).save_pretrained(folder)
     return folder
+
+
+def tiny_run(folder: Path, rows: Sequence[Mapping[str, Any]], **sections: Any) -> dict[str, Any]:
+    """The config of a short run on a tiny model and these rows, which are written into `folder`; without an output.
+
+    Steps of plain gradient descent, so that what differs in the last bit stays small; `sections` come over the rest.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    (folder / "rows.jsonl").write_text("".join(lines), encoding="utf-8")
+    return {
+        "model": str(tiny_checkpoint(folder / "model", vocab=300)),
+        "data": str(folder / "rows.jsonl"),
+        "template": "chatml",
+        "optim": {"name": "sgd", "lr": 1e-3},
+        "train": {"batch_size": 8, "steps": 3},
+        "report": {"html": False, "plot": False},
+        **sections,
+    }
 
 
 def tiny_config(

@@ -17,7 +17,7 @@ _JOIN = 4096
 class ExampleSet(Sequence[Example]):
     """Examples, stored by column. Lists of numbers come back as 1-D arrays (int32 or int64, float32); the rest as it was.
 
-    lengths: tokens of each example, int64.
+    lengths: tokens of each example, int64. repeated: those that it takes more where no beginning is shared, int64.
     """
 
     def __init__(self, examples: Iterable[Example] = ()) -> None:
@@ -27,6 +27,7 @@ class ExampleSet(Sequence[Example]):
 
     def _take(self, builder: ExampleSetBuilder) -> None:
         self.lengths: NDArray[np.int64] = np.asarray(builder.lengths, dtype=np.int64)
+        self.repeated: NDArray[np.int64] = np.asarray(builder.repeated, dtype=np.int64)
         self._tables = [_Table(terms, rows) for (_, terms), rows in builder.kinds.items()]
         self._table = np.asarray(builder.table, dtype=np.int32)
         self._place = np.asarray(builder.place, dtype=np.int64)
@@ -41,7 +42,8 @@ class ExampleSet(Sequence[Example]):
             raise IndexError(index)
         values, weights = self._tables[self._table[index]].row(int(self._place[index]))
         media = self._media.get(index % len(self), ())
-        return Example(int(self.lengths[index]), values, weights, self._origins[index], media)
+        length, repeated = int(self.lengths[index]), int(self.repeated[index])
+        return Example(length, values, weights, self._origins[index], media, repeated)
 
     @property
     def has_media(self) -> bool:
@@ -73,6 +75,7 @@ class ExampleSetBuilder:
         self.table: list[int] = []
         self.place: list[int] = []
         self.origins: list[str] = []
+        self.repeated: list[int] = []
         self.media: dict[int, Sequence[Medium]] = {}
         self.kinds: dict[tuple[tuple[str, ...], tuple[str, ...]], _Rows] = {}
         self._numbers: dict[tuple[tuple[str, ...], tuple[str, ...]], int] = {}
@@ -88,6 +91,7 @@ class ExampleSetBuilder:
             self.place.append(rows.add(example))
             self.lengths.append(example.length)
             self.origins.append(example.origin)
+            self.repeated.append(example.repeated)
             if example.media:
                 self.media[len(self.origins) - 1] = example.media
 

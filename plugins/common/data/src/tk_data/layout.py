@@ -25,4 +25,4 @@ def layout_for(
     eos = ends[0] if isinstance(ends, (list, tuple)) else ends
     pad = next((token for token in (tokenizer.pad_token_id, eos) if token is not None), 0)
     side: Literal["left", "right"] = "left" if data.padding_side == "left" else "right"
-    return Layout(int(pad), side, data.packing, multiple, shared_prefix, media, touch)
+    return Layout(int(pad), side, data.packing, multiple, shared_prefix=shared_prefix, media=media, touch=touch)

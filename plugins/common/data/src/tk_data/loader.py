@@ -8,10 +8,10 @@ from dataclasses import replace
 from typing import Any
 
 from tk.contracts import Batch, Example, Layout, Session, Window, World
-from tk.errors import TkError, UsageError
+from tk.errors import DataError, TkError, UsageError
 from tk_data.background import in_background
 from tk_data.examples import ExampleSet
-from tk_data.plans import Rows, deal, epoch_order, filler_row, pack, single, window_count
+from tk_data.plans import Index, Rows, deal, epoch_order, filler_row, pack, single, window_count
 
 Collate = Callable[[Sequence[Sequence[Example]], Layout], Batch]
 
@@ -48,7 +48,10 @@ class Loader:
             raise UsageError("data: there is no example to train on.")
         if layout.packing and max_length is None:
             raise UsageError("data.packing needs a length to pack to: set data.max_length.")
-        self.examples, self.collate, self.layout = examples, collate, layout
+        self.examples, self.collate = examples, collate
+        self.layout, self.lengths = (
+            _packed(examples, layout, max_length or 0) if layout.packing else (layout, examples.lengths)
+        )
         self.batch_size, self.micro_batch_size, self.world = batch_size, micro_batch_size, world
         self.seed, self.shuffle, self.epochs, self.steps = seed, shuffle, epochs, steps
         self.max_length = max_length
@@ -63,7 +66,7 @@ class Loader:
         if last is None or last[0] != epoch:
             order = epoch_order(len(self.examples), self.seed, epoch, self.shuffle)
             packed = self.layout.packing and self.max_length is not None
-            rows = pack(self.examples.lengths, order, self.max_length or 0) if packed else single(order)
+            rows = pack(self.lengths, order, self.max_length or 0) if packed else single(order)
             self._last = last = (epoch, rows)
             self._counts[epoch] = window_count(len(rows), self.batch_size)
         return last[1]
@@ -112,6 +115,7 @@ class Loader:
     def order(self) -> str:
         """Everything that the global order depends on. A resumed run must have the same."""
         packed = f", packed to {self.max_length} tokens" if self.layout.packing else ""
+        packed += " with shared beginnings" if packed and self.layout.shared_prefix else ""
         drawn = f"seed {self.seed}" if self.shuffle else "not shuffled"
         return f"{len(self.examples)} examples, {drawn}, batch size {self.batch_size}{packed}"
 
@@ -134,7 +138,7 @@ class Loader:
 
     def _window(self, done: int, epoch: int, window: int) -> Window:
         members = self.members(epoch, window)
-        lengths = [sum(int(self.examples.lengths[i]) for i in row) for row in members]
+        lengths = [sum(int(self.lengths[i]) for i in row) for row in members]
         mine = deal(lengths, self.micro_batch_size, self.world.size)[self.world.rank]
         batches = [self._batch([members[i] for i in places]) if places else None for places in mine]
         if None in batches:
@@ -147,6 +151,27 @@ class Loader:
     def _batch(self, rows: Sequence[Sequence[int]]) -> Batch:
         batch = self.collate([[self.examples[i] for i in row] for row in rows], self.layout)
         return replace(batch, origins=tuple(self.examples.origin(i) for row in rows for i in row))
+
+
+def _packed(examples: ExampleSet, layout: Layout, max_length: int) -> tuple[Layout, Index]:
+    """The layout of packed rows, and the tokens of each example in one.
+
+    Beginnings are shared in every row or in none, as is worth it over all examples, so that a row is laid out as it was
+    planned. Raises DataError where an example does not fit into a row.
+    """
+    lengths, repeated = examples.lengths, examples.repeated
+    spared = int(repeated.sum())
+    share = layout.shared_prefix and spared > 0 and spared >= layout.shared_from * (int(lengths.sum()) - spared)
+    if not share:
+        lengths = lengths + repeated
+    longest = int(lengths.argmax())
+    if lengths[longest] > max_length:
+        twice = "" if share or not repeated[longest] else ", its beginning once for each of its sequences"
+        raise DataError(
+            f"{examples.origin(longest)}: takes {lengths[longest]} tokens of a packed row{twice}, more than "
+            f"data.max_length {max_length}. Set data.max_length to that or more, or leave out data.packing."
+        )
+    return replace(layout, shared_prefix=share, shared_from=0.0), lengths
 
 
 def filler(batch: Batch) -> Batch:

@@ -18,9 +18,6 @@ from tk.contracts import Example, Layout, Medium
 from tk_tensor.collate import Tensors, all_positions, collate_tokens, last_read, selected
 from tk_tensor.tokens import Tokens, media_inputs, positions_of
 
-SHARED_FROM = 1.0
-"""A batch is laid out with shared trunks where they hold this many times the tokens of the branches."""
-
 FULL, SLIDING = "full_attention", "sliding_attention"
 
 
@@ -45,20 +42,20 @@ class Tree:
 def collate_trees(rows: Sequence[Sequence[Tree]], layout: Layout) -> tuple[Tensors, Tensors, int, int]:
     """(inputs, fields, samples R, tokens), as `collate_tokens`: a sample is a branch with its trunk, in order.
 
-    With `layout.shared_prefix`, where it is worth it: inputs have `trees` and `branches` [B, T] instead of an attention
+    With `layout.shared_prefix`, where it is worth it (`layout.shared_from`): inputs have `trees` and `branches` [B, T] instead of an attention
     mask (see `mask_of`), and fields no `segments`, since a trunk's tokens belong to several samples.
     """
-    if layout.shared_prefix and worth_sharing([tree for row in rows for tree in row]):
+    if layout.shared_prefix and worth_sharing([tree for row in rows for tree in row], layout.shared_from):
         return lay_out(rows, layout)
     if layout.packing:
         return collate_tokens([[e for tree in row for e in tree.sequences()] for row in rows], layout)
     return collate_tokens([[e] for row in rows for tree in row for e in tree.sequences()], layout)
 
 
-def worth_sharing(trees: Sequence[Tree]) -> bool:
-    """Whether the trunks are long enough against the branches."""
+def worth_sharing(trees: Sequence[Tree], shared_from: float) -> bool:
+    """Whether the trunks hold so many times the tokens of the branches."""
     trunks = sum(len(tree.trunk) for tree in trees)
-    return trunks >= SHARED_FROM * (sum(tree.length for tree in trees) - trunks)
+    return trunks >= shared_from * (sum(tree.length for tree in trees) - trunks)
 
 
 def lay_out(rows: Sequence[Sequence[Tree]], layout: Layout) -> tuple[Tensors, Tensors, int, int]:

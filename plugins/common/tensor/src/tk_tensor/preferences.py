@@ -30,10 +30,10 @@ class Pair:
         return float(self.chosen.weights.sum(dtype=np.float64))
 
     def example(self, weights: dict[str, float], origin: str, **values: Any) -> Example:
-        """The three behind one another, and where they end."""
+        """The three behind one another, and where they end; the prompt stands before each answer where it is not shared."""
         whole = self.prompt + self.chosen + self.rejected
         ends = np.cumsum([len(self.prompt), len(self.chosen)]).astype(np.int32)
-        return whole.example(weights, origin, ends=ends, **values)
+        return replace(whole.example(weights, origin, ends=ends, **values), repeated=len(self.prompt))
 
 
 def encoded_pairs(samples: Sequence[Sample], template: Template, limit: Limit) -> Iterator[Pair | None]:
