@@ -41,6 +41,7 @@ class LoadedModel:
     path: the folder or id that it was loaded from; what an adapter names as its base.
     head: what the module ends in.
     groups: module groups (language_model, vision_tower, aligner …) -> name prefixes.
+    unread: names of parameters that no output depends on, which tuners leave as they are.
     supports: capabilities of this checkpoint (packing needs every layer to receive sample boundaries).
     """
 
@@ -50,6 +51,7 @@ class LoadedModel:
     media: MediaProcessor | None = None
     head: Head = LM_HEAD
     groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    unread: frozenset[str] = frozenset()
     supports: frozenset[str] = frozenset()
 
 

@@ -19,6 +19,8 @@ SCALES = ("logit_scale", "logits_scaling", "lm_head_multiplier", "output_multipl
 CAPS = ("final_logit_softcapping",)
 IDLE = "idle"
 """Name of the inputs with media of no sample, which are run so that every rank runs the same modules."""
+TOWER = ("last_hidden_state", "hidden_states", "attentions")
+"""What a model's features of media hold of the tower itself, behind the layer that is read too: nothing depends on it."""
 LABEL_HEADS = ("score", "classifier")
 """Linear layers of transformers' classification models."""
 
@@ -161,6 +163,8 @@ def _touched(module: nn.Module, ids: Tensor, idle: Mapping[str, Tensor]) -> Tens
     inner: Any = module.get_base_model() if hasattr(module, "get_base_model") else module
     owner = next(part for part in inner.modules() if hasattr(part, "get_image_features"))
     features = owner.get_image_features(**idle)
+    if isinstance(features, Mapping):
+        features = {name: value for name, value in features.items() if name not in TOWER}
     embedded: Tensor = inner.get_input_embeddings()(ids)
     return embedded + sum(tensor.sum() * 0 for tensor in _tensors(features))
 

@@ -70,6 +70,13 @@ class TokenEncoder:
         """The id of an added token; None where there is no such token."""
         return self._added[text][0] if text in self._added else None
 
+    @cached_property
+    def opening(self) -> list[int]:
+        """The tokens that the tokenizer itself puts in front of a text."""
+        whole = self.tokenizer("x")["input_ids"]
+        plain = self.tokenizer("x", add_special_tokens=False)["input_ids"]
+        return next((whole[:i] for i in range(len(whole)) if whole[i : i + len(plain)] == plain), [])
+
     def encode(self, conversations: Sequence[Rendered]) -> list[Encoding]:
         """Tokens and weights of each; one batched tokenizer call for all that spell no control token."""
         usual = [i for i, rendered in enumerate(conversations) if not rendered.spelled]

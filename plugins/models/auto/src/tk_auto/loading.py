@@ -43,9 +43,17 @@ NEW = frozenset({"score", "classifier", "pooler"})
 GROUPS = {
     "language_model": ("model.language_model", "language_model", "lm_head", "model.text_model"),
     "vision_tower": ("model.visual", "visual", "model.vision_tower", "vision_tower", "model.vision_model"),
-    "aligner": ("model.multi_modal_projector", "multi_modal_projector", "model.connector", "model.aligner"),
+    "aligner": (
+        "model.multi_modal_projector",
+        "multi_modal_projector",
+        "model.image_newline",
+        "image_newline",
+        "model.connector",
+        "model.aligner",
+    ),
 }
-"""Names that transformers' models of several modalities give to their parts; a model of text is one group."""
+"""Names that transformers' models of several modalities give to their parts and to parameters outside of them; a model of
+text is one group."""
 
 
 def load(folder: Path, device: str, dtype: str, head: Head, attention: str, trust_remote_code: bool) -> LoadedModel:
@@ -196,6 +204,7 @@ def _tokenizer(folder: Path, trust_remote_code: bool) -> Any:
             )
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise TkError(f"{folder} has no tokenizer that transformers opens: {error}") from error
+    tokenizer.chat_template = _processor_template(folder) or tokenizer.chat_template
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token_id is None:
             raise TkError(f"{folder}: the tokenizer has neither a padding nor an end token.")
@@ -203,9 +212,22 @@ def _tokenizer(folder: Path, trust_remote_code: bool) -> Any:
     return tokenizer
 
 
+def _processor_template(folder: Path) -> str | None:
+    """The chat template of a checkpoint's processor, where it stands in a file that tokenizers do not read."""
+    for name in ("processor_config.json", "chat_template.json"):
+        if (folder / name).is_file():
+            try:
+                found = json.loads((folder / name).read_text(encoding="utf-8")).get("chat_template")
+            except (ValueError, AttributeError) as error:
+                raise TkError(f"{folder / name} cannot be read: {error}") from error
+            if found:
+                return str(found)
+    return None
+
+
 def groups_of(module: nn.Module) -> dict[str, tuple[str, ...]]:
     """Module groups by the names of the module's parts; a model of text alone is one "language_model"."""
-    names = {name for name, _ in module.named_modules()}
+    names = {name for named in (module.named_modules(), module.named_parameters()) for name, _ in named}
     found = {group: tuple(n for n in prefixes if n in names) for group, prefixes in GROUPS.items()}
     found = {group: prefixes for group, prefixes in found.items() if prefixes}
     return found if len(found) > 1 else {"language_model": ("",)}

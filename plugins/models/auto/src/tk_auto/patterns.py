@@ -42,6 +42,6 @@ def _compiled(pattern: str, groups: Groups, option: str) -> re.Pattern[str]:
     if pattern in groups:
         prefixes = "|".join(re.escape(prefix) for prefix in groups[pattern] if prefix)
         whole = "" in groups[pattern]
-        return re.compile("" if whole else rf"(?:^|\.)(?:{prefixes})\.")
+        return re.compile("" if whole else rf"(?:^|\.)(?:{prefixes})(?:\.|$)")
     glob = translate(pattern).removesuffix(r"\Z").removesuffix(r"\z")  # the spelling of the end differs by version
     return re.compile(rf"(?:^|\.){glob}(?:\.|$)")

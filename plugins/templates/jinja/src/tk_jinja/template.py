@@ -46,8 +46,15 @@ class JinjaTemplate:
         chats = [i for i, sample in enumerate(samples) if not (sample.text and not sample.messages)]
         results = dict(zip(raw, self._encoder.encode_text([samples[i] for i in raw]), strict=True))
         rendered = [self._rendered(samples[i], generation) for i in chats]
-        results |= zip(chats, self._encoder.encode(rendered), strict=True)
+        results |= zip(chats, map(self._opened, self._encoder.encode(rendered)), strict=True)
         return expanded([results[i] for i in range(len(samples))], samples, self._media)
+
+    def _opened(self, encoding: Encoding) -> Encoding:
+        """With the tokenizer's own opening before it where the template writes none: processors of media add it."""
+        opening = self._encoder.opening if self._media is not None else []
+        if not opening or list(encoding.ids[: len(opening)]) == opening:
+            return encoding
+        return Encoding([*opening, *encoding.ids], [0.0] * len(opening) + list(encoding.weights), encoding.media)
 
     def extend(self, ids: Sequence[int], messages: Sequence[Message]) -> Encoding:
         """As in the contract: what the template writes between a finished answer and the next one is appended."""

@@ -25,13 +25,17 @@ class FullTuner:
         self._groups: Mapping[str, tuple[str, ...]] = {}
 
     def attach(self, model: LoadedModel) -> None:
-        """Set which parameters are trained. Raises UsageError for a pattern that matches nothing, or nothing left."""
+        """Set which parameters are trained: never those that no output depends on.
+
+        Raises UsageError for a pattern that matches nothing, or nothing left.
+        """
         module, self._groups = model.module, model.groups
         chosen = set(module.parameters())
         if self.options.train:
             chosen = set().union(*(self._matching(module, pattern, "train") for pattern in self.options.train))
         for pattern in self.options.freeze:
             chosen -= self._matching(module, pattern, "freeze")
+        chosen -= {parameter for name, parameter in module.named_parameters() if name in model.unread}
         if not chosen:
             raise UsageError("tuner: train and freeze leave nothing of the model to be trained.")
         for pattern in self.options.lr_scale:

@@ -67,9 +67,11 @@ def _by_group(options: LoraOptions, model: LoadedModel) -> LoraOptions:
     inside = [(name, part) for name, part in model.module.named_modules() if re.match(prefix, name)]
     linear = {name.rpartition(".")[2] for name, part in inside if _is_linear(part)}
     ends = sorted(linear) if isinstance(options.targets, str) else [re.escape(end) for end in options.targets]
-    other = [re.escape(name) for name, part in inside if not _is_linear(part) and name.rpartition(".")[2] in linear]
-    if isinstance(options.targets, str) and other:
-        prefix = rf"(?!(?:{'|'.join(other)})$){prefix}"
+    other = [name for name, part in inside if not _is_linear(part) and name.rpartition(".")[2] in linear]
+    skipped = [name for name, _ in inside if f"{name}.weight" in model.unread]
+    skipped += other if isinstance(options.targets, str) else []
+    if skipped:
+        prefix = rf"(?!(?:{'|'.join(map(re.escape, skipped))})$){prefix}"
     layers = "|".join(map(str, options.layers_to_transform))
     numbered = rf"\w+\.(?:{layers})\.(?:.*\.)?" if layers else ""
     targets = rf"{prefix}(?:.*\.)?{numbered}(?:{'|'.join(ends)})"

@@ -1,0 +1,81 @@
+"""Runs by name on generated pictures: weights, adapters and freezing; the same on two processes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForImageTextToText
+
+import tk
+from tk_conformance.methods import check_method
+from tk_conformance.vision import rendered, write_pictures
+from tk_llava.family import Llava
+
+SHOWN: tuple[tuple[int, ...], ...] = ((0,), (), (1, 2), (3,), (), (2, 0), (1,), ())
+"""Pictures of each row."""
+
+
+def config(made: Any, folder: Path, **sections: Any) -> dict[str, Any]:
+    write_pictures(folder)
+    lines = []
+    for number, shown in enumerate(SHOWN):
+        parts = [{"type": "image", "image": f"{i}.png"} for i in shown]
+        asked = {"role": "user", "content": [*parts, {"type": "text", "text": f"How many are here? {'x' * number}"}]}
+        lines.append(json.dumps({"messages": [asked, {"role": "assistant", "content": f"{len(shown)} of them"}]}))
+    (folder / "rows.jsonl").write_text("\n".join(lines), "utf-8")
+    return {
+        "model": str(made.folder / "model"),
+        "data": str(folder / "rows.jsonl"),
+        "optim": {"name": "sgd", "lr": 1e-3},
+        "train": {"batch_size": 8, "steps": 3},
+        "report": {"html": False, "plot": False},
+        **sections,
+    }
+
+
+def test_all_weights_on_one_and_two_processes(made: Any, tmp_path: Path) -> None:
+    check_method(config(made, tmp_path, tuner="full"), tmp_path, strategies=("ddp", "fsdp"))
+
+
+def test_adapters_on_every_part_on_one_and_two_processes(made: Any, tmp_path: Path) -> None:
+    tuner = {"name": "lora", "rank": 2, "groups": ["language_model", "vision_tower", "aligner"]}
+    check_method(config(made, tmp_path, tuner=tuner), tmp_path, strategies=("ddp",))
+
+
+@pytest.mark.parametrize("packing", [False, True])
+def test_the_loss_falls_and_the_checkpoint_answers_in_plain_transformers(
+    made: Any, packing: bool, tmp_path: Path
+) -> None:
+    sections: dict[str, Any] = {
+        "tuner": {"name": "full"},
+        "optim": {"name": "adamw", "lr": 3e-3},
+        "train": {"batch_size": 8, "micro_batch_size": 4, "steps": 30},
+        "data": {"sources": {"rows": {"path": str(tmp_path / "rows.jsonl")}}, "packing": packing, "max_length": 1024},
+        "output": {"dir": str(tmp_path / "run")},
+    }
+    tk.train(**config(made, tmp_path, **sections))
+    log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text("utf-8").splitlines()]
+    losses = [entry["loss"] for entry in log if "loss" in entry]
+    assert losses[-1] < 0.5 * losses[0]
+    ours = Llava().load(str(tmp_path / "run" / "final"))
+    plain = AutoModelForImageTextToText.from_pretrained(tmp_path / "run" / "final").eval()
+    out = rendered(made.processor, made.samples[:1])
+    with torch.no_grad():
+        assert torch.equal(plain(**out).logits, ours.module(**out).logits)
+
+
+def test_the_newline_belongs_to_the_aligner_and_unread_layers_are_left(made: Any, tmp_path: Path) -> None:
+    before = dict(made.model.module.named_parameters())
+    made_run = config(made, tmp_path, tuner={"name": "full", "train": ["vision_tower", "aligner"]})
+    tk.train(**made_run, output={"dir": str(tmp_path / "run")})
+    after = dict(Llava().load(str(tmp_path / "run" / "final")).module.named_parameters())
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    kept = before.keys() - changed
+    assert made.model.unread <= kept
+    assert {n for n in kept if not n.startswith(("model.language_model", "lm_head"))} == set(made.model.unread)
+    assert not any(name.startswith(("model.language_model", "lm_head")) for name in changed)
+    assert all("image_newline" not in name for name in kept)
