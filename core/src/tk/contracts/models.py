@@ -110,7 +110,10 @@ class Tuner(Protocol):
         ...
 
     def save(self, model: LoadedModel, folder: Path, weights: Mapping[str, Tensor]) -> None:
-        """Write what was trained in the form that peft or transformers opens; `weights`: full trained tensors by name."""
+        """Write what was trained in the form that peft or transformers opens.
+
+        weights: full tensors by name: those that were trained; all, where the tuner supports `whole-model`.
+        """
         ...
 
     def load(self, model: LoadedModel, folder: Path) -> None:

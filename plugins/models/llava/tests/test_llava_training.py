@@ -42,30 +42,42 @@ def test_all_weights_on_one_and_two_processes(made: Any, tmp_path: Path) -> None
 
 
 def test_adapters_on_every_part_on_one_and_two_processes(made: Any, tmp_path: Path) -> None:
+    """Adapters on layers that are not read would have no gradient, and processes would drift apart."""
+    if made.kind != "llava":
+        pytest.skip("the same adapters; one type is enough of two processes")
     tuner = {"name": "lora", "rank": 2, "groups": ["language_model", "vision_tower", "aligner"]}
     check_method(config(made, tmp_path, tuner=tuner), tmp_path, strategies=("ddp",))
 
 
-@pytest.mark.parametrize("packing", [False, True])
-def test_the_loss_falls_and_the_checkpoint_answers_in_plain_transformers(
-    made: Any, packing: bool, tmp_path: Path
-) -> None:
+RUNS = {
+    "full": {"tuner": {"name": "full"}},
+    "full, packed": {"tuner": {"name": "full"}, "packing": True},
+    "lora": {"tuner": {"name": "lora", "rank": 8, "groups": ["language_model", "vision_tower", "aligner"]}},
+}
+
+
+@pytest.mark.parametrize("run", sorted(RUNS))
+def test_the_loss_falls_and_plain_transformers_gives_the_same_logits(made: Any, run: str, tmp_path: Path) -> None:
+    data = {"sources": {"rows": {"path": str(tmp_path / "rows.jsonl")}}, "packing": "packing" in RUNS[run]}
     sections: dict[str, Any] = {
-        "tuner": {"name": "full"},
-        "optim": {"name": "adamw", "lr": 3e-3},
+        "tuner": RUNS[run]["tuner"],
+        "optim": {"name": "adamw", "lr": 3e-3 if "full" in run else 2e-2},
         "train": {"batch_size": 8, "micro_batch_size": 4, "steps": 30},
-        "data": {"sources": {"rows": {"path": str(tmp_path / "rows.jsonl")}}, "packing": packing, "max_length": 1024},
+        "data": {**data, "max_length": 1024},
         "output": {"dir": str(tmp_path / "run")},
     }
     tk.train(**config(made, tmp_path, **sections))
     log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text("utf-8").splitlines()]
     losses = [entry["loss"] for entry in log if "loss" in entry]
-    assert losses[-1] < 0.5 * losses[0]
-    ours = Llava().load(str(tmp_path / "run" / "final"))
-    plain = AutoModelForImageTextToText.from_pretrained(tmp_path / "run" / "final").eval()
+    assert losses[-1] < 0.6 * losses[0]
+    tk.export(run=str(tmp_path / "run"), to=str(tmp_path / "whole"))
+    ours = Llava().load(str(tmp_path / "whole"))
+    plain = AutoModelForImageTextToText.from_pretrained(tmp_path / "whole").eval()
     out = rendered(made.processor, made.samples[:1])
     with torch.no_grad():
-        assert torch.equal(plain(**out).logits, ours.module(**out).logits)
+        logits = plain(**out).logits
+        assert torch.equal(logits, ours.module(**out).logits)
+        assert not torch.allclose(logits, made.model.module(**out).logits, atol=1e-2)
 
 
 def test_the_newline_belongs_to_the_aligner_and_unread_layers_are_left(made: Any, tmp_path: Path) -> None:
@@ -75,7 +87,6 @@ def test_the_newline_belongs_to_the_aligner_and_unread_layers_are_left(made: Any
     after = dict(Llava().load(str(tmp_path / "run" / "final")).module.named_parameters())
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     kept = before.keys() - changed
-    assert made.model.unread <= kept
-    assert {n for n in kept if not n.startswith(("model.language_model", "lm_head"))} == set(made.model.unread)
-    assert not any(name.startswith(("model.language_model", "lm_head")) for name in changed)
-    assert all("image_newline" not in name for name in kept)
+    language = {name for name in before if name.startswith(("model.language_model", "lm_head"))}
+    softmaxed = {name for name in before if name.endswith("k_proj.bias")}  # adding it to all keys changes nothing
+    assert kept - softmaxed == (language | made.model.unread) - softmaxed

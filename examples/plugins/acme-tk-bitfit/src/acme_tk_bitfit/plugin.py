@@ -12,6 +12,6 @@ def tk_tuners() -> Iterable[TunerSpec]:
         target="acme_tk_bitfit.tuner:BitFit",
         config="acme_tk_bitfit.options:BitFitOptions",
         summary="Trains biases only.",
-        supports=("packing", "merge", "sharding"),
+        supports=("packing", "merge", "whole-model", "sharding"),
         defaults={"optim.lr": 1e-3},
     )

@@ -48,7 +48,7 @@ SIZES = ((60, 90), (200, 100), (33, 33), (40, 300))
 
 
 def write_vision_checkpoint(folder: Path, config: Any, tokenizer: Any, files: Mapping[str, Any], seed: int = 0) -> Path:
-    """A random model with its tokenizer and the JSON files of its processor. Weights are large enough to matter."""
+    """A random model with its tokenizer and the JSON files of its processor. Weights and biases are large enough to matter."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save_pretrained(folder)
     for name, content in files.items():
@@ -56,8 +56,8 @@ def write_vision_checkpoint(folder: Path, config: Any, tokenizer: Any, files: Ma
     with torch.random.fork_rng(devices=[]), quiet():
         torch.manual_seed(seed)
         model = AutoModelForImageTextToText.from_config(config)
-        for parameter in model.parameters():
-            if parameter.ndim > 1:
+        for name, parameter in model.named_parameters():
+            if parameter.ndim > 1 or name.endswith("bias"):
                 torch.nn.init.normal_(parameter, std=0.1)
         model.save_pretrained(folder)
     return folder

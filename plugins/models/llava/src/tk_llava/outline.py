@@ -28,9 +28,10 @@ class Outline:
         self.pinpoints = getattr(config, "image_grid_pinpoints", None)
         with torch.device("meta"), quiet():
             self.module = AutoModel.from_config(self.config, dtype=torch.float32)
-        made = self._square()
+        with torch.inference_mode(False), torch.enable_grad():
+            made = self._square()
+            sum(features.sum() for features in made.pooler_output).backward()
         self.tile = made.last_hidden_state.shape[1] - int(config.vision_feature_select_strategy == "default")
-        sum(features.sum() for features in made.pooler_output).backward()
         parts = {name: p for name, p in self.module.named_parameters() if not name.startswith("language_model.")}
         self.unread = tuple(name for name, p in parts.items() if p.grad is None)
 

@@ -10,6 +10,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from tk.compose import Plan
 from tk.contracts import Checkpoint, Moment, Schedule, Strategy, Tracker, TrainPlan, TrainResult, Window, World
 from tk.errors import TkError
@@ -268,7 +270,7 @@ class _Run:
         finished = progress.step == self.total or bool(self.callbacks.stop)
         samples: list[dict[str, Any]] = []
         if finished:
-            weights = role_weights(parts, dict(self.strategy.weights(self.module, trainable=True)))
+            weights = self._final_weights()
             on_rank_0(self.strategy, self.world, lambda: _write_final(self.folder / FINAL, parts, weights))
             if self.eval.generate:
                 samples = compared(progress.samples, answers(self.plan, parts, self.world))
@@ -291,6 +293,13 @@ class _Run:
             why = refusal(self.plan, parts) if self.eval.generate else ""
             self.record.finish(result, self.speed.timings(), evals=evals, samples=samples, no_samples=why)
         return result
+
+    def _final_weights(self) -> Mapping[str, Mapping[str, Tensor]]:
+        """What each tuner writes, by role: gathered, since a process may hold a part of each tensor only."""
+        if "whole-model" not in self.plan.one("tuner").component.spec.supports:
+            return role_weights(self.parts, dict(self.strategy.weights(self.module, trainable=True)))
+        modules = {role: self.parts.models[role].module for role in self.parts.tuners}
+        return {role: dict(self.strategy.weights(module, trainable=False)) for role, module in modules.items()}
 
     def _report(self) -> None:
         settings = self.plan.config.report

@@ -13,6 +13,6 @@ def tk_tuners() -> Iterable[TunerSpec]:
         target="tk_full.tuner:FullTuner",
         config="tk_full.options:FullOptions",
         summary="Trains the model's own weights, all or chosen by name.",
-        supports=("packing", "shared-prefix", "merge", "sharding"),
+        supports=("packing", "shared-prefix", "merge", "whole-model", "sharding"),
         defaults={"optim.lr": 2e-5},
     )

@@ -55,7 +55,7 @@ class FullTuner:
         raise TkError("The tuner full has no adapter to switch off: use a copy of the model, or the tuner lora.")
 
     def save(self, model: LoadedModel, folder: Path, weights: Mapping[str, Tensor]) -> None:
-        """A whole transformers checkpoint: `weights` (those that were trained) over the module's own."""
+        """A whole transformers checkpoint: `weights` over the module's own."""
         saving.save(model, folder, weights)
 
     def load(self, model: LoadedModel, folder: Path) -> None:
