@@ -6,8 +6,9 @@ import hashlib
 import os
 import tempfile
 from fnmatch import fnmatch
+from http.client import HTTPException, HTTPResponse
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
@@ -40,15 +41,18 @@ def fetched(url: str, section: MediaSection) -> Path:
             _keep(answer, place, url, section.byte_limit)
     except HTTPError as error:
         raise DataError(f"{url}: the host answers {error.code} {error.reason}") from error
-    except (URLError, OSError) as error:
+    except (URLError, OSError, HTTPException) as error:
         raise DataError(f"{url}: cannot be fetched: {getattr(error, 'reason', None) or error}") from error
     return place
 
 
 def allow(url: str, section: MediaSection) -> None:
     """Raises UsageError unless the URL's host is one of those that media may come from."""
-    parts = urlsplit(url)
-    host = (parts.hostname or "").lower()
+    try:
+        parts = urlsplit(url)
+        host = (parts.hostname or "").lower()
+    except ValueError as error:
+        raise Refused(f"{url}: is no URL: {error}") from error
     if parts.scheme not in ("http", "https") or not host:
         raise Refused(f"{url}: media come from http and https URLs, files, data URLs and bytes.")
     if not any(fnmatch(host, pattern.lower()) for pattern in section.hosts):
@@ -64,7 +68,7 @@ class _Redirects(HTTPRedirectHandler):
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
-def _keep(answer: IO[bytes], place: Path, url: str, limit: int) -> None:
+def _keep(answer: HTTPResponse, place: Path, url: str, limit: int) -> None:
     """Write what comes beside its place, and put it there when it is whole."""
     handle, name = tempfile.mkstemp(dir=place.parent)
     try:
@@ -75,6 +79,8 @@ def _keep(answer: IO[bytes], place: Path, url: str, limit: int) -> None:
                 if size > limit:
                     raise DataError(f"{url}: more than {limit:,} bytes (media.byte_limit)")
                 file.write(chunk)
+        if answer.length:  # http.client tells of what is missing only where all is read at once
+            raise DataError(f"{url}: the answer breaks off after {size:,} bytes")
         os.replace(name, place)
     except BaseException:
         Path(name).unlink(missing_ok=True)

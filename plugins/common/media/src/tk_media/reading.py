@@ -86,7 +86,7 @@ class Reader:
         except UnidentifiedImageError as error:
             raise DataError(f"{origin}: {name} is no picture of a known format.") from error
         except Image.DecompressionBombError as error:
-            raise DataError(f"{origin}: {name} has more pixels than any picture should (media.pixel_limit).") from error
+            raise DataError(f"{origin}: {name} has more pixels than PIL opens: {error}") from error
         except (OSError, SyntaxError, ValueError, EOFError) as error:
             raise DataError(f"{origin}: {name} cannot be read: {error}") from error
 
