@@ -16,10 +16,11 @@ from PIL import Image
 from tk.config.sections import MediaSection
 from tk.contracts import Limit, Medium
 from tk.errors import DataError, TkError
-from tk.sample import Part, Sample
+from tk.sample import Message, Part, Sample
 from tk_conformance.vision import asked, check_inputs, check_log_probs, write_pictures
 from tk_llava.family import Llava
 from tk_tensor.cut import shortened
+from tk_tensor.preferences import encoded_pairs
 from tk_tensor.tokens import Tokens
 
 
@@ -100,6 +101,23 @@ def test_what_is_left_of_a_cut_row_joins_other_rows_of_several_pictures(made: An
         with torch.no_grad():
             features = made.model.module.get_image_features(**made.model.media.tensors(media)).pooler_output
         assert [len(f) for f in features] == [medium.length for medium in media]
+
+
+def test_a_picture_that_another_answer_shows_otherwise_is_not_shared(made: Any) -> None:
+    """An answer that brings a picture of its own changes how some models see the prompt's."""
+    question, answer = made.samples[0].messages
+    again = made.samples[3].messages[0]
+    rejected = (answer, again, Message("assistant", "No."))
+    sample = Sample((question, Message("assistant", "A dog.")), rejected=rejected, shared=1, origin="rows.jsonl:1")
+    (pair,) = encoded_pairs([sample], made.template, Limit())
+    assert pair is not None
+    shared = len(pair.prompt.media)
+    assert shared == (0 if made.kind == "llava_onevision" else 1)
+    assert len(pair.chosen.media) == 1 - shared
+    assert len(pair.rejected.media) == 2 - shared
+    better, worse = made.template.encode([sample, Sample((question, *rejected))])
+    assert [*pair.prompt.ids, *pair.chosen.ids] == list(better.ids)
+    assert [*pair.prompt.ids, *pair.rejected.ids] == list(worse.ids)
 
 
 def changed_copy(made: Any, folder: Path, file: str, change: Callable[[dict[str, Any]], None]) -> Path:

@@ -11,9 +11,12 @@ import torch
 from transformers import AutoModelForImageTextToText
 
 import tk
+from tk.contracts import Head
 from tk_conformance.methods import check_method
 from tk_conformance.vision import rendered, write_pictures
 from tk_llava.family import Llava
+from tk_lora.options import LoraOptions
+from tk_lora.tuner import LoraTuner
 
 SHOWN: tuple[tuple[int, ...], ...] = ((0,), (), (1, 2), (3,), (), (2, 0), (1,), ())
 """Pictures of each row."""
@@ -78,6 +81,41 @@ def test_the_loss_falls_and_plain_transformers_gives_the_same_logits(made: Any, 
         logits = plain(**out).logits
         assert torch.equal(logits, ours.module(**out).logits)
         assert not torch.allclose(logits, made.model.module(**out).logits, atol=1e-2)
+
+
+def test_recomputed_activations_change_nothing(made: Any, tmp_path: Path) -> None:
+    weights = []
+    for recomputed in (False, True):
+        asked = config(made, tmp_path, tuner="full", output={"dir": str(tmp_path / str(recomputed))})
+        tk.train(**asked | {"train": asked["train"] | {"gradient_checkpointing": recomputed}})
+        loaded = Llava().load(str(tmp_path / str(recomputed) / "final")).module
+        weights.append(torch.cat([parameter.flatten() for parameter in loaded.parameters()]))
+    assert torch.allclose(*weights, rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("targets", ["all-linear", ["q_proj", "k_proj", "fc1"]])
+def test_adapters_are_put_on_what_is_read(made: Any, targets: Any) -> None:
+    model = Llava().load(made.model.path)
+    groups = ["language_model", "vision_tower", "aligner"] if targets == "all-linear" else ["vision_tower"]
+    LoraTuner(LoraOptions(targets=targets, groups=groups)).attach(model)
+    names = [name.removeprefix("base_model.model.") for name, _ in model.module.named_modules()]
+    adapted = {name.removesuffix(".lora_A") for name in names if name.endswith(".lora_A")}
+    assert any("vision_tower" in name for name in adapted)
+    assert not {f"{name}.weight" for name in adapted} & model.unread
+
+
+@pytest.mark.parametrize("head", [Head("score", ("a", "b", "c")), Head("none")])
+def test_other_heads_see_pictures_too(made: Any, head: Head) -> None:
+    model = Llava().load(made.model.path, head=head)
+    assert set(model.groups) >= {"vision_tower", "aligner", "language_model"}
+    assert {name.removeprefix("model.") for name in model.unread} == {
+        name.removeprefix("model.") for name in made.model.unread
+    }
+    out = rendered(made.processor, made.samples[:1])
+    blank = {**out, "pixel_values": torch.zeros_like(out["pixel_values"])}
+    with torch.no_grad():
+        seen, unseen = (model.module(**inputs)[0] for inputs in (out, blank))
+    assert not torch.allclose(seen, unseen, atol=1e-3)
 
 
 def test_the_newline_belongs_to_the_aligner_and_unread_layers_are_left(made: Any, tmp_path: Path) -> None:

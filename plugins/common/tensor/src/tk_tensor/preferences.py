@@ -91,8 +91,9 @@ def _shared(better: Tokens, worse: Tokens) -> int:
     return most
 
 
-def _seen(media: Sequence[Medium]) -> list[tuple[int, str, str]]:
-    return [(medium.start, medium.type, medium.source) for medium in media]
+def _seen(media: Sequence[Medium]) -> list[tuple[int, int, str, str]]:
+    """How each medium is seen: some models see one in fewer tokens among several than alone."""
+    return [(medium.start, medium.length, medium.type, medium.source) for medium in media]
 
 
 def _cut(pair: Pair, limit: Limit, origin: str) -> Pair | None:

@@ -220,8 +220,8 @@ def _processor_template(folder: Path) -> str | None:
                 found = json.loads((folder / name).read_text(encoding="utf-8")).get("chat_template")
             except (ValueError, AttributeError) as error:
                 raise TkError(f"{folder / name} cannot be read: {error}") from error
-            if found:
-                return str(found)
+            if isinstance(found, str) and found:
+                return found
     return None
 
 

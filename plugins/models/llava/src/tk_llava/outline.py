@@ -27,7 +27,7 @@ class Outline:
         self.config.text_config.num_hidden_layers = 1
         self.pinpoints = getattr(config, "image_grid_pinpoints", None)
         with torch.device("meta"), quiet():
-            self.module = AutoModel.from_config(self.config, dtype=torch.float32)
+            self.module = AutoModel.from_config(self.config, dtype=torch.float32, attn_implementation="eager")
         with torch.inference_mode(False), torch.enable_grad():
             made = self._square()
             sum(features.sum() for features in made.pooler_output).backward()
