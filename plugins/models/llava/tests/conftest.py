@@ -78,6 +78,28 @@ KINDS = {
 }
 
 
+VARIANTS: dict[str, dict[str, Any]] = {
+    "several layers": {"vision_feature_layer": [-3, -2]},
+    "the last layer": {"vision_feature_layer": -1},
+    "with the class token": {
+        "vision_feature_select_strategy": "full",
+        "processor": {"vision_feature_select_strategy": "full"},
+    },
+    "siglip": {
+        "vision": SIGLIP,
+        "vision_feature_select_strategy": "full",
+        "vision_feature_layer": -1,
+        "images": {
+            "image_processor_type": "SiglipImageProcessor",
+            "size": {"height": SIDE, "width": SIDE},
+            "do_center_crop": False,
+        },
+        "processor": {"vision_feature_select_strategy": "full", "num_additional_image_tokens": 0},
+    },
+}
+"""Ways to read a tower that configs allow; the last is that of LLaVA-Interleave."""
+
+
 def files_of(kind: str) -> dict[str, Any]:
     """The JSON files of a processor, by their names."""
     folder = HERE / "processors" / kind
@@ -114,15 +136,26 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return make(request.param, tmp_path_factory.mktemp(request.param))
 
 
-def make(name: str, folder: Path, **config: Any) -> Made:
+@pytest.fixture(params=sorted(VARIANTS))
+def variant(request: pytest.FixtureRequest, tmp_path: Path) -> Made:
+    """A LLaVA 1.5 whose tower is read in another way."""
+    return make("llava", tmp_path, **VARIANTS[request.param])
+
+
+def make(
+    name: str, folder: Path, *, vision: Any = None, images: Any = None, processor: Any = None, **config: Any
+) -> Made:
+    """vision: another tower. images, processor: over the fields of the two files. config: further fields."""
     kind, files = KINDS[name], files_of(name)
+    for file, changes in (("preprocessor_config.json", images), ("processor_config.json", processor)):
+        files[file] |= changes or {}
     tokenizer = tokenizer_of(kind)
     pinpoints = files["preprocessor_config.json"].get("image_grid_pinpoints")
     settings = {"image_grid_pinpoints": pinpoints} if pinpoints else {}
     if "<video>" in tokenizer.chat_template:
         settings["video_token_index"] = tokenizer.convert_tokens_to_ids("<video>")
     made = kind.config(
-        vision_config=kind.vision,
+        vision_config=vision or kind.vision,
         text_config={**TEXT, "model_type": kind.text, "vocab_size": len(tokenizer)},
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
         **settings,
