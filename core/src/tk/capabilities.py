@@ -22,7 +22,9 @@ CAPABILITIES: dict[str, Capability] = {
     "index-select": Capability("only the supervised positions are given to the vocabulary projection"),
     "shared-prefix": Capability("answers to one prompt are computed in one row under a block mask", ("tuners",)),
     "adapter-off": Capability("the untuned model can be had by switching the adapter off", ("tuners",)),
-    "whole-model": Capability("what it saves is the whole model, so that it is given all weights to write", ("tuners",)),
+    "whole-model": Capability(
+        "what it saves is the whole model, so that it is given all weights to write", ("tuners",)
+    ),
     "merge": Capability("what was trained can be merged into the base weights", ("tuners",)),
     "padding-left": Capability("padding may stand before the tokens", ("methods",)),
     "sequence-parallel": Capability("one row may be spread over several processes", ("methods", "strategies")),
