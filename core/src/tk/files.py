@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tk.errors import TkError
@@ -64,14 +64,15 @@ def writing(path: Path) -> Iterator[Callable[[str | bytes], None]]:
             file.flush()
 
     try:
-        with file:
-            yield write
-            with explained(path):
-                os.fsync(file.fileno())
+        yield write
         with explained(path):
+            os.fsync(file.fileno())
+            file.close()
             work.replace(path)
             sync(path.parent)
     finally:
+        with suppress(OSError):  # what it still holds finds no room either, which was told
+            file.close()
         work.unlink(missing_ok=True)
 
 
