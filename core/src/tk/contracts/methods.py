@@ -126,7 +126,8 @@ class Role:
     name: policy, reference, critic, teacher …; what passes ask for.
     trainable: its parameters are updated.
     of: the role whose module it shares ("" for a module of its own). With `adapter_off`, that module untuned: its
-        adapter switched off, or a frozen copy of the checkpoint where the tuner has none.
+        adapter switched off, or a frozen copy of the checkpoint where the tuner has none. Trained without it, it has a
+        value head of its own on the hidden states of that module, which is trained by both.
     head: what its module ends in.
     lr_scale: factor on the learning rate of its parameters.
     checkpoint: another checkpoint than the run's.

@@ -48,11 +48,15 @@ def _read(path: Path) -> Micro:
     return Micro(parts["inputs"], parts["fields"], about["weights"], about["rows"], about["filler"])
 
 
-def models(policy: Path, critic: Path | None) -> dict[str, torch.nn.Module]:
-    """The models in double precision, with dropout."""
-    found = {"policy": AutoModelForCausalLM.from_pretrained(policy)}
-    if critic is not None:
+def models(method: str, policy: Path, critic: Path) -> dict[str, torch.nn.Module]:
+    """The models of a method in double precision, with dropout; of a shared critic its head, which begins at 0."""
+    found: dict[str, Any] = {"policy": AutoModelForCausalLM.from_pretrained(policy)}
+    if method == "actor-critic":
         found["critic"] = AutoModelForTokenClassification.from_pretrained(critic)
+    if method == "shared-critic":
+        found["critic"] = torch.nn.Linear(found["policy"].config.hidden_size, 1)
+        for parameter in found["critic"].parameters():
+            torch.nn.init.zeros_(parameter)
     return {name: model.double().train() for name, model in found.items()}
 
 
@@ -105,10 +109,25 @@ def actor_critic(nets: Mapping[str, Any], batches: Sequence[Micro], streams: Str
     return {"actor": _total(actor), "critic": 0.5 * _total(critic)}
 
 
+def shared_critic(nets: Mapping[str, Any], batches: Sequence[Micro], streams: Streams) -> dict[str, Tensor]:
+    actor, critic = [], []
+    for batch in batches:
+        hidden = streams.run(batch, lambda b=batch: nets["policy"].model(**b.inputs).last_hidden_state)
+        if batch.filler:
+            continue
+        states = hidden.flatten(0, 1)[batch.fields["select"]]
+        weights = batch.fields["token_weights"]
+        error = nets["critic"](states).squeeze(-1) - (batch.fields["targets"] % 7).double() / 7
+        actor.append((_logps(nets["policy"].lm_head(states), batch) * weights * error.detach()).sum())
+        critic.append(_by_sample(error**2 * weights, batch).sum())
+    return {"actor": _total(actor), "critic": 0.5 * _total(critic)}
+
+
 METHODS: Mapping[str, Callable[..., dict[str, Tensor]]] = {
     "two-terms": two_terms,
     "in-batch": in_batch,
     "actor-critic": actor_critic,
+    "shared-critic": shared_critic,
 }
 
 

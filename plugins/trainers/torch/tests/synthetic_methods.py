@@ -1,4 +1,4 @@
-"""Three methods that each use a part of the contracts that supervised fine-tuning does not, and a callback that witnesses.
+"""Methods that each use a part of the contracts that supervised fine-tuning does not, and a callback that witnesses.
 
 A plugin file for tests. Each micro-batch is written to the folder `dump`, so that another loop can go through the same.
 """
@@ -35,7 +35,7 @@ class Options:
 
 
 class Synthetic:
-    """What the three share: examples of one sequence, and the dump."""
+    """What they share: examples of one sequence, and the dump."""
 
     scope = "row"
     terms: tuple[str, ...] = ()
@@ -169,6 +169,13 @@ class ActorCritic(Synthetic):
         return Step({"actor": Term(actor), "critic": Term(reduce(error**2 * weights).sum(), 0.5)})
 
 
+class SharedCritic(ActorCritic):
+    """The same with a value head on the policy's own module."""
+
+    def roles(self) -> Sequence[Role]:
+        return (Role("policy"), Role("critic", of="policy", head=Head("value"), lr_scale=2.0))
+
+
 class Witness(Base):
     """Writes down how many processes there were and whether the parameters in this process are shards."""
 
@@ -189,7 +196,8 @@ def _local(parameter: DTensor) -> Tensor:
 
 @hookimpl
 def tk_methods() -> Iterable[MethodSpec]:
-    for name, target in (("two-terms", TwoTerms), ("in-batch", InBatch), ("actor-critic", ActorCritic)):
+    methods = {"two-terms": TwoTerms, "in-batch": InBatch, "actor-critic": ActorCritic, "shared-critic": SharedCritic}
+    for name, target in methods.items():
         yield MethodSpec(name=name, target=target, config=Options, summary="For tests.")
 
 

@@ -34,7 +34,7 @@ def _sibling(name: str) -> ModuleType:
 
 plain_loop = _sibling("plain_loop")
 STEPS, LR, SEED = 4, 1e-3, 3
-METHODS = ("two-terms", "in-batch", "actor-critic")
+METHODS = ("two-terms", "in-batch", "actor-critic", "shared-critic")
 
 
 @pytest.fixture(scope="module")
@@ -96,15 +96,13 @@ def test_training_equals_a_plain_float64_loop(
     for (method, dropout), out in outs.items():
         ranks = plain_loop.read(out / "dump", world)
         _assert_spread(out, ranks, world, strategy)
-        nets = plain_loop.models(
-            checkpoints / f"lm-{dropout}", checkpoints / f"value-{dropout}" if method == "actor-critic" else None
-        )
+        nets = plain_loop.models(method, checkpoints / f"lm-{dropout}", checkpoints / f"value-{dropout}")
         expected, losses = plain_loop.train(method, nets, ranks, STEPS, lr=LR, seed=SEED, max_norm=1.0)
         log = [json.loads(line) for line in (out / "run/log.jsonl").read_text().splitlines()]
         # the terms of a loss may cancel: its noise is that of their size, about 5
         assert [line["loss"] for line in log] == pytest.approx(losses, rel=1e-5, abs=3e-5), (method, dropout)
         trained = load_file(out / f"run/checkpoints/step-{STEPS:08d}/weights.safetensors")
-        found = {name.removeprefix("modules_by_role."): value for name, value in trained.items()}
+        found = {name.partition("_by_role.")[2]: value for name, value in trained.items()}
         assert set(found) == set(expected)
         worst = max((float((found[n].double() - e).norm() / e.norm()), n) for n, e in expected.items())
         assert worst[0] < 1e-5, (method, dropout, worst)
@@ -130,6 +128,6 @@ def _assert_spread(out: Path, ranks: list[list[Any]], world: int, strategy: str)
 
 def test_dropout_changes_the_outcome(checkpoints: Path) -> None:
     torch.manual_seed(0)
-    (net,) = plain_loop.models(checkpoints / "lm-0.2", None).values()
+    (net,) = plain_loop.models("two-terms", checkpoints / "lm-0.2", checkpoints).values()
     ids = torch.arange(3, 20)[None]
     assert not torch.equal(net(input_ids=ids).logits, net(input_ids=ids).logits)

@@ -6,6 +6,7 @@ it once a micro-batch.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tk.contracts import LoadedModel, Pass, Role, Stat, Tuner
+from tk.contracts import LoadedModel, Pass, Role, Tuner
 from tk.errors import TkError
 from tk_tensor.head import STATISTICS, Projection, statistics, wide
 from tk_tensor.probe import at_rest
@@ -27,22 +28,39 @@ MODULES = "modules_by_role"
 
 @dataclass(frozen=True)
 class Seat:
-    """Where a role's statistics come from: a module by its key, the way through it, and what switches its adapter off."""
+    """Where a role's statistics come from: a module by its key, the way through it, and what switches its adapter off.
+
+    head: key of a head that the role has of its own, on another role's module; "" for the module's.
+    """
 
     key: str
     route: Route
     untuned: Callable[[nn.Module], AbstractContextManager[None]] | None = None
+    head: str = ""
+
+
+States = dict[tuple[str, bool, bool, int], Tensor]
+"""Hidden states of a batch, [B·T, H], by module, whether they are differentiated, whether the adapter is off, and which
+of a role's passes they are for."""
 
 
 class ScoredModel(nn.Module):
     """Backbone → selected positions → head → statistics, for each pass of a batch.
 
-    modules_by_role: the distinct modules by the role that owns each. chunk: positions whose logits are in memory at once.
+    modules_by_role: the distinct modules by the role that owns each. heads_by_role: linear heads on another role's module.
+    chunk: positions whose logits are in memory at once.
     """
 
-    def __init__(self, modules: Mapping[str, nn.Module], seats: Mapping[str, Seat], chunk: int = 1024) -> None:
+    def __init__(
+        self,
+        modules: Mapping[str, nn.Module],
+        seats: Mapping[str, Seat],
+        chunk: int = 1024,
+        heads: Mapping[str, nn.Module] | None = None,
+    ) -> None:
         super().__init__()
         self.modules_by_role = nn.ModuleDict(modules)
+        self.heads_by_role = nn.ModuleDict(heads or {})
         self.seats = dict(seats)
         self.chunk = chunk
 
@@ -53,12 +71,15 @@ class ScoredModel(nn.Module):
 
         inputs: of the models' forward. fields: `select` and `targets` for statistics of tokens; `segments` and `lengths`
         for `pooled`, `ends` for `score`; `head_chunks` (int) where ranks agreed on the calls of the head.
-        Passes without gradient come first and run without dropout.
+        Passes without gradient come first and run without dropout. A pass is a forward, but where roles share a
+        module: the first passes of each are one, and so on.
         """
         keys = [p.key for p in passes]
         if len(set(keys)) < len(keys):
             raise ValueError(f"two passes have one key: {keys}")
         outputs: dict[str, dict[str, Tensor]] = {}
+        states: States = {}
+        asked: Counter[tuple[str, bool]] = Counter()
         for request in sorted(passes, key=lambda p: p.grad):
             seat = self.seats[request.role]
             module = self.modules_by_role[seat.key]
@@ -68,51 +89,62 @@ class ScoredModel(nn.Module):
                     stack.enter_context(at_rest(module))
                 if seat.untuned is not None:
                     stack.enter_context(seat.untuned(module))
-                outputs[request.key] = self._score(module, seat.route, inputs, fields, request.wants)
+                outputs[request.key] = self._score(request, inputs, fields, states, asked[request.role, request.grad])
+            asked[request.role, request.grad] += 1
         return outputs
 
     def _score(
-        self,
-        module: nn.Module,
-        route: Route,
-        inputs: Mapping[str, Any],
-        fields: Mapping[str, Any],
-        wants: Sequence[Stat],
+        self, request: Pass, inputs: Mapping[str, Any], fields: Mapping[str, Any], states: States, number: int
     ) -> dict[str, Tensor]:
+        seat, wants = self.seats[request.role], request.wants
+        module, route = self.modules_by_role[seat.key], seat.route
         if len({w.name for w in wants}) < len(wants):
             raise ValueError(
                 "a pass asks for one statistic at two temperatures: give each a pass with an id of its own"
             )
         found: dict[str, Tensor] = {}
-        if route.whole_scores and any(w.name == "score" for w in wants):
+        if route.whole_scores and not seat.head and any(w.name == "score" for w in wants):
             found["score"] = wide(route.scores(module, inputs))
             wants = [w for w in wants if w.name != "score"]
         vocabulary = [w for w in wants if w.name in STATISTICS]
         others = [w for w in wants if w.name not in STATISTICS]
-        hidden = route.hidden(module, inputs) if others or route.decoder is not None else None
+        shared = (seat.key, request.grad, seat.untuned is not None, number)
+        if (others or route.decoder is not None) and shared not in states:
+            states[shared] = route.hidden(module, inputs)
         for want in others:
-            found[want.name] = HIDDEN[want.name](route, module, hidden, fields)
+            found[want.name] = HIDDEN[want.name](self._head(seat), states[shared], fields)
         if vocabulary:
             if route.decoder is not None:
-                project, rows = route.projection(module), hidden.index_select(0, fields["select"])  # type: ignore[union-attr]
+                project, rows = route.projection(module), states[shared].index_select(0, fields["select"])
             else:
                 project, rows = Projection(None), route.logits(module, inputs, fields["select"])
             found |= statistics(project, rows, fields.get("targets"), vocabulary, self.chunk, fields.get("head_chunks"))
         return found
 
+    def _head(self, seat: Seat) -> Callable[[Tensor], Tensor]:
+        """Values or scores of hidden states [n, H] by the head that a seat reads: [n, numbers], in single precision."""
 
-def _value(route: Route, module: nn.Module, hidden: Tensor, fields: Mapping[str, Any]) -> Tensor:
-    values = wide(route.label_head(module)(hidden.index_select(0, fields["select"])))
+        def read(rows: Tensor) -> Tensor:
+            if not seat.head:
+                return wide(seat.route.label_head(self.modules_by_role[seat.key])(rows))
+            head: Any = self.heads_by_role[seat.head]
+            return wide(head(rows.to(head.weight.dtype)))
+
+        return read
+
+
+def _value(read: Callable[[Tensor], Tensor], hidden: Tensor, fields: Mapping[str, Any]) -> Tensor:
+    values = read(hidden.index_select(0, fields["select"]))
     if values.shape[-1] != 1:
-        raise TkError(f"the value head of {type(module).__name__} gives {values.shape[-1]} numbers a token, not one")
+        raise TkError(f"the value head gives {values.shape[-1]} numbers a token, not one")
     return values.sum(-1)
 
 
-def _score(route: Route, module: nn.Module, hidden: Tensor, fields: Mapping[str, Any]) -> Tensor:
-    return wide(route.label_head(module)(hidden.index_select(0, fields["ends"])))
+def _score(read: Callable[[Tensor], Tensor], hidden: Tensor, fields: Mapping[str, Any]) -> Tensor:
+    return read(hidden.index_select(0, fields["ends"]))
 
 
-def _pooled(route: Route, module: nn.Module, hidden: Tensor, fields: Mapping[str, Any]) -> Tensor:
+def _pooled(read: Callable[[Tensor], Tensor], hidden: Tensor, fields: Mapping[str, Any]) -> Tensor:
     segments, lengths = fields["segments"].reshape(-1), fields["lengths"]
     # Padding goes to a row of its own, which is dropped: no shape depends on the data.
     index = torch.where(segments < 0, len(lengths), segments)
@@ -121,7 +153,7 @@ def _pooled(route: Route, module: nn.Module, hidden: Tensor, fields: Mapping[str
     return F.normalize(sums / lengths[:, None], dim=-1)
 
 
-HIDDEN: Mapping[str, Callable[[Route, nn.Module, Any, Mapping[str, Any]], Tensor]] = {
+HIDDEN: Mapping[str, Callable[[Callable[[Tensor], Tensor], Tensor, Mapping[str, Any]], Tensor]] = {
     "value": _value,
     "score": _score,
     "pooled": _pooled,
@@ -141,6 +173,7 @@ def build_scored(
     owners = {role.name: role.of or role.name for role in roles}
     seats: dict[str, Seat] = {}
     routes: dict[str, Route] = {}
+    heads: dict[str, nn.Module] = {}
     for role in roles:
         key = role.name
         while owners.get(key, key) != key:
@@ -149,9 +182,23 @@ def build_scored(
             raise TkError(f"role {role.name!r} needs the model of role {key!r}, which was not loaded")
         if key not in routes:
             routes[key] = route_of(models[key].module)
-        if role.head.kind in ("value", "score") and routes[key].labels is None:
+        if key != role.name and role.trainable:
+            heads[role.name] = _own_head(role, models[key].module)
+        elif role.head.kind in ("value", "score") and routes[key].labels is None:
             raise TkError(
                 f"role {role.name!r} needs a {role.head.kind} head, and {type(models[key].module).__name__} has none"
             )
-        seats[role.name] = Seat(key, routes[key], tuner.adapter_off if role.adapter_off and tuner else None)
-    return ScoredModel({key: models[key].module for key in routes}, seats, chunk)
+        untuned = tuner.adapter_off if role.adapter_off and tuner else None
+        seats[role.name] = Seat(key, routes[key], untuned, role.name if role.name in heads else "")
+    return ScoredModel({key: models[key].module for key in routes}, seats, chunk, heads)
+
+
+def _own_head(role: Role, module: nn.Module) -> nn.Linear:
+    """A value head for a trained role on another's module; it begins at 0, so that it changes nothing of that model."""
+    if role.head.kind != "value":
+        raise TkError(f"role {role.name!r} shares a module: what it can have of its own there is a value head")
+    config: Any = module.config
+    head = nn.Linear(config.get_text_config().hidden_size, 1, device=next(module.parameters()).device)
+    for parameter in head.parameters():
+        nn.init.zeros_(parameter)
+    return head

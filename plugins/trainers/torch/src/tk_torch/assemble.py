@@ -55,11 +55,14 @@ class Parts:
     def parameter_groups(self) -> list[ParamGroup]:
         """Trained parameters of all roles with the tuners' and the roles' factors on the learning rate."""
         scales = {role.name: role.lr_scale for role in self.roles}
-        return [
+        groups = [
             replace(group, lr_scale=group.lr_scale * scales[name], name=f"{name}/{group.name}")
             for name, tuner in self.tuners.items()
             for group in tuner.parameter_groups(self.models[name].module)
         ]
+        for name, head in self.scored.heads_by_role.items():
+            groups.append(ParamGroup(list(head.parameters()), scales[name], decay=False, name=f"{name}/head"))
+        return groups
 
     def training_mode(self, module: nn.Module) -> None:
         """Dropout on in what is trained, off in models that only take part."""

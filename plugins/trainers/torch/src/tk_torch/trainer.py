@@ -10,6 +10,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import save_file
 from torch import Tensor
 
 from tk.compose import Plan
@@ -34,6 +35,9 @@ from tk_torch.settings import Unstarted
 from tk_torch.speed import Speed
 from tk_torch.start import starting_point
 from tk_torch.update import Sums, Updater, figures
+
+VALUE_HEAD, HEAD = "value_head.safetensors", "v_head.summary"
+"""The file of a value head on another role's module, and what the names of its tensors begin with."""
 
 
 class TorchTrainer:
@@ -296,10 +300,12 @@ class _Run:
 
     def _final_weights(self) -> Mapping[str, Mapping[str, Tensor]]:
         """What each tuner writes, by role: gathered, since a process may hold a part of each tensor only."""
+        weights, heads = self.strategy.weights, self.parts.scored.heads_by_role.items()
+        of_heads = {role: dict(weights(head, trainable=True)) for role, head in heads}
         if "whole-model" not in self.plan.one("tuner").component.spec.supports:
-            return role_weights(self.parts, dict(self.strategy.weights(self.module, trainable=True)))
+            return role_weights(self.parts, dict(weights(self.module, trainable=True))) | of_heads
         modules = {role: self.parts.models[role].module for role in self.parts.tuners}
-        return {role: dict(self.strategy.weights(module, trainable=False)) for role, module in modules.items()}
+        return {role: dict(weights(module, trainable=False)) for role, module in modules.items()} | of_heads
 
     def _report(self) -> None:
         settings = self.plan.config.report
@@ -329,12 +335,18 @@ def _metrics(path: Path) -> Mapping[str, float]:
 
 
 def _write_final(folder: Path, parts: Any, weights: Mapping[str, Any]) -> None:
-    """What each tuner has trained, in the form that peft or transformers opens; other roles in folders of their own."""
+    """What each tuner has trained, in the form that peft or transformers opens; other roles in folders of their own.
+
+    A head on another role's module has a file as TRL's models with a value head named it.
+    """
 
     def fill(into: Path) -> None:
         for role, tuner in parts.tuners.items():
             own = into if role == parts.first else into / role
             own.mkdir(exist_ok=True)
             tuner.save(parts.models[role], own, weights[role])
+        for role in parts.scored.heads_by_role:
+            (into / role).mkdir()
+            save_file({f"{HEAD}.{n}": value for n, value in weights[role].items()}, into / role / VALUE_HEAD)
 
     files.write_folder(folder, fill, manifest=False)
