@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tk.contracts import Medium
+from tk.contracts import Figures, Medium
 from tk_tensor.branches import Tree
 from tk_tensor.tokens import Tokens
 
@@ -77,6 +78,20 @@ Planned = list[list[Micro]]
 def answers_of(groups: Sequence[Group]) -> list[Answer]:
     """The answers of some groups, in the order of a batch's samples."""
     return [answer for group in groups for answer in group.answers]
+
+
+def figures_of(groups: Sequence[Group]) -> Figures:
+    """Means over the answers: reward, length, how many were cut off, and each further number over those that have it."""
+    answers = answers_of(groups)
+    found = {
+        "reward": [answer.reward for answer in answers],
+        "answer_tokens": [float(len(answer.ids)) for answer in answers],
+        "truncated": [float(answer.truncated) for answer in answers],
+    }
+    for answer in answers:
+        for name, value in answer.figures.items():
+            found.setdefault(name, []).append(value)
+    return {name: (math.fsum(values), float(len(values))) for name, values in found.items()}
 
 
 def token_field(groups: Sequence[Group], name: str) -> Tensor | None:

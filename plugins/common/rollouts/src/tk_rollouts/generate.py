@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from tk.contracts import Completion, Figures, Request, Session
-from tk_rollouts.answers import Answer, Group
+from tk_rollouts.answers import Answer, Group, answers_of
 from tk_rollouts.prompts import Prompt
 
 Asked = tuple[Prompt, str]
@@ -80,6 +81,18 @@ def evaluated(prompts: Sequence[Prompt], session: Session) -> list[Figures]:
             figures |= {f"rewards/{name}": (value, 1.0) for name, value in rewards.items() if value is not None}
         found.append({**figures, "answer_tokens": (float(len(completion.ids)), 1.0)})
     return found
+
+
+def warn_if_cut(session: Session, groups: Sequence[Group]) -> None:
+    """Warn, once, where no answer of a rollout came to its end."""
+    told = [cut for rank in session.gather([a.truncated for a in answers_of(groups)]) for cut in rank]
+    if told and all(told) and session.world.rank == 0:
+        warnings.warn(
+            f"sampling: every answer of a step was cut off at sampling.max_tokens {session.sampling.max_tokens}: raise it, "
+            "unless such answers are wanted. `truncated` in the log is the share of such answers.",
+            RuntimeWarning,
+            stacklevel=1,
+        )
 
 
 def total(rewards: Mapping[str, float | None], weights: Mapping[str, float]) -> float:

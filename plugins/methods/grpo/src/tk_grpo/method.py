@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
 
 import torch
-from torch import Tensor
 
 from tk.contracts import (
     Batch,
-    Example,
-    Figures,
     Layout,
-    Limit,
     Loss,
     Pass,
     Reduce,
@@ -22,27 +17,20 @@ from tk.contracts import (
     Session,
     Settings,
     Source,
-    Stat,
     Step,
-    Template,
     Term,
 )
-from tk.errors import UsageError
-from tk.sample import Sample
 from tk_grpo.contracts import Advantage, Aggregation, Clip, Ratio
 from tk_grpo.options import GrpoOptions
 from tk_grpo.rollouts import roll_out
-from tk_rollouts.answers import Group, answers_of, token_field
-from tk_rollouts.generate import evaluated
-from tk_rollouts.prompts import collate_prompts, encode_prompts
+from tk_rollouts.answers import Group, answers_of, figures_of, token_field
+from tk_rollouts.online import Online, no_losses, reference_role
 from tk_rollouts.source import Rollouts, check_sampling
 from tk_tensor.branches import collate_trees
 
 
-class Grpo:
+class Grpo(Online):
     """Online reinforcement learning with four replaceable parts."""
-
-    scope: Literal["row", "window"] = "row"
 
     def __init__(
         self,
@@ -53,11 +41,9 @@ class Grpo:
         clip: Clip,
         aggregation: Aggregation,
     ) -> None:
-        if losses:
-            raise UsageError(f"losses: {', '.join(losses)}: this method's objective is made of its own parts.")
+        no_losses(losses)
         self.options = options
         self.advantage, self.ratio, self.clip, self.aggregation = advantage, ratio, clip, aggregation
-        self.temperature = 1.0
         self.limit = 1
 
     @property
@@ -67,11 +53,7 @@ class Grpo:
 
     def roles(self) -> Sequence[Role]:
         policy = Role("policy")
-        if not self.options.kl:
-            return (policy,)
-        if self.options.reference:
-            return (policy, Role("reference", trainable=False, checkpoint=self.options.reference))
-        return (policy, Role("reference", trainable=False, of="policy", adapter_off=True))
+        return (policy, reference_role(self.options.reference)) if self.options.kl else (policy,)
 
     def check(self, settings: Settings) -> None:
         check_sampling(settings, least=2)
@@ -89,15 +71,6 @@ class Grpo:
         )
         return rollouts
 
-    def evaluate(self, examples: Sequence[Example], session: Session) -> list[Figures] | None:
-        return evaluated([e.values["prompt"] for e in examples], session)
-
-    def encode(self, samples: Sequence[Sample], template: Template, limit: Limit) -> list[Sequence[Example]]:
-        return encode_prompts(samples, template, limit)
-
-    def collate(self, rows: Sequence[Sequence[Example]], layout: Layout) -> Batch:
-        return collate_prompts(rows)
-
     def batch(self, groups: Sequence[Group], layout: Layout) -> Batch:
         """What is trained on: a sample is an answer with its prompt."""
         inputs, fields, samples, tokens = collate_trees([[group.tree] for group in groups], layout)
@@ -109,19 +82,12 @@ class Grpo:
             "advantages": torch.tensor([answer.advantage for answer in answers]),
             "factors": factors,
             "answer_lengths": lengths,
-            "rewards": torch.tensor([answer.reward for answer in answers]),
-            "tokens": torch.tensor([float(len(answer.ids)) for answer in answers]),
-            "truncated": torch.tensor([float(answer.truncated) for answer in answers]),
-            "idle": torch.tensor([answer.figures.get("idle", 0.0) for answer in answers]),
+            "figures": figures_of(groups),
         }
         given = {f"{name}_logps": token_field(groups, name) for name in ("old", "reference")}
         fields |= {name: values for name, values in given.items() if values is not None}
         weights = dict.fromkeys(("policy", "kl") if self.in_loss else ("policy",), float(normalisers.sum()))
         return Batch(inputs, fields, weights, samples, tokens, origins=[group.origin for group in groups])
-
-    def asked(self, role: str, *, grad: bool) -> Pass:
-        """Log-probs of the distribution that answers are sampled from."""
-        return Pass((Stat("logps", self.temperature, role),), role, grad)
 
     def passes(self, batch: Batch) -> Sequence[Pass]:
         policy = self.asked("policy", grad=True)
@@ -147,11 +113,4 @@ class Grpo:
             terms["kl"] = Term((each * counted).sum(), self.options.kl)
             metrics["kl_token"] = (kl * weights).detach()
         count = float(weights.sum())
-        return Step(terms, {**{n: (v.sum(), count) for n, v in metrics.items()}, **_of_answers(fields)})
-
-
-def _of_answers(fields: Mapping[str, Any]) -> dict[str, tuple[Tensor, float]]:
-    """Means over the answers of a batch."""
-    count = float(len(fields["rewards"]))
-    names = {"reward": "rewards", "answer_tokens": "tokens", "truncated": "truncated", "idle": "idle"}
-    return {name: (fields[key].sum(), count) for name, key in names.items()}
+        return Step(terms, {**{n: (v.sum(), count) for n, v in metrics.items()}, **fields["figures"]})

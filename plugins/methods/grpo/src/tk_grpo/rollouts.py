@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,7 +12,7 @@ import torch
 from tk.contracts import Completion, Session
 from tk.errors import TkError
 from tk_rollouts.answers import Group, answers_of
-from tk_rollouts.generate import Asked, answered, number
+from tk_rollouts.generate import Asked, answered, number, warn_if_cut
 from tk_rollouts.score import score_tokens
 from tk_rollouts.stream import Drawn
 
@@ -39,10 +38,13 @@ def roll_out(
     for _ in range(method.options.resample):
         if not fill(session, groups, answer, draw):
             break
-    for one in answers_of([group for group in groups if not teaches(group)]):
-        one.figures["idle"] = 1.0
-        one.trained = one.trained and not method.options.resample
-    tell(session, groups)
+    for group in groups:
+        idle = not teaches(group)
+        for one in group.answers:
+            one.figures["idle"] = float(idle)
+            one.trained = one.trained and not (idle and method.options.resample)
+    warn_if_idle(session, groups)
+    warn_if_cut(session, groups)
     in_reward = bool(method.options.kl) and method.options.kl_in == "reward"  # alike on every rank
     if in_reward:
         score(method, session, groups)
@@ -79,23 +81,14 @@ def fill(
     return True
 
 
-def tell(session: Session, groups: Sequence[Group]) -> None:
-    """Warn, once, where a whole step teaches nothing, or none of its answers came to its end."""
-    own = [[one.figures.get("idle", 0.0) > 0, one.truncated] for one in answers_of(groups)]
-    told = [one for rank in session.gather(own) for one in rank]
-    if session.world.rank or not told:
-        return
-    if all(idle for idle, _ in told):
+def warn_if_idle(session: Session, groups: Sequence[Group]) -> None:
+    """Warn, once, where a whole step teaches nothing."""
+    own = [one.figures["idle"] > 0 for one in answers_of(groups)]
+    told = [idle for rank in session.gather(own) for idle in rank]
+    if told and all(told) and session.world.rank == 0:
         warnings.warn(
             "rewards: all answers to each prompt of a step have the same reward, so that nothing is learned from it: use a "
             "reward that tells them apart, or other prompts. `idle` in the log is the share of such answers.",
-            RuntimeWarning,
-            stacklevel=1,
-        )
-    if all(cut for _, cut in told):
-        warnings.warn(
-            f"sampling: every answer of a step was cut off at sampling.max_tokens {session.sampling.max_tokens}: raise it, "
-            "unless such answers are wanted. `truncated` in the log is the share of such answers.",
             RuntimeWarning,
             stacklevel=1,
         )
@@ -127,7 +120,7 @@ def compare(method: Grpo, session: Session, groups: Sequence[Group]) -> None:
 
 def score(method: Grpo, session: Session, groups: Sequence[Group]) -> None:
     """Log-probs of each answer's tokens by the policy as it stands, and by the reference where there is one."""
-    passes = [replace(method.asked("policy", grad=False), id="old")]
+    passes = [method.asked("policy", grad=False, id="old")]
     names = {"old": ("old", "logps")}
     if method.options.kl:
         passes.append(method.asked("reference", grad=False))
