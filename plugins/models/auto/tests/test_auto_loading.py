@@ -57,20 +57,25 @@ def test_recurrent_models_promise_neither_packing_nor_left_padding(family: AutoF
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "qwen2"])
-def test_value_heads_are_initialised_alike_whatever_the_seed_and_leave_the_seed_alone(
+def test_new_value_heads_are_zero_and_leave_the_seed_alone(
     architecture: str, family: AutoFamily, tmp_path: Path
 ) -> None:
     folder = tiny_checkpoint(tmp_path / "m", architecture, vocab=300)
-    heads = []
-    for seed in (1, 2):
-        torch.manual_seed(seed)
-        before = torch.get_rng_state()
-        module = family.load(str(folder), head=Head("value")).module
-        assert torch.equal(torch.get_rng_state(), before)
-        heads.append(module.state_dict())
-        assert module(input_ids=torch.tensor([[5, 6, 7]])).logits.shape == (1, 3, 1)
-        assert all(m.p == 0 for n, m in module.named_modules() if n == "dropout")
-    assert all(torch.equal(heads[0][name], heads[1][name]) for name in heads[0])
+    before = torch.get_rng_state()
+    module = family.load(str(folder), head=Head("value")).module
+    assert torch.equal(torch.get_rng_state(), before)
+    values = module(input_ids=torch.tensor([[5, 6, 7]])).logits
+    assert torch.equal(values, torch.zeros(1, 3, 1))
+    assert all(m.p == 0 for n, m in module.named_modules() if n == "dropout")
+
+
+def test_a_value_head_starts_from_the_scores_of_a_reward_model(family: AutoFamily, tmp_path: Path) -> None:
+    base = family.load(str(tiny_checkpoint(tmp_path / "m", vocab=300)), head=Head("score", ("reward",), "regression"))
+    torch.nn.init.normal_(base.module.score.weight)
+    family.save(base, tmp_path / "reward")
+    value = family.load(str(tmp_path / "reward"), head=Head("value")).module
+    assert torch.equal(value.score.weight, base.module.score.weight)
+    assert not value.score.bias.any()
 
 
 def test_dtype_auto_is_fp32_on_a_cpu_and_a_wish_is_kept(family: AutoFamily, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from transformers import (
     AutoTokenizer,
 )
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
-from transformers.modeling_layers import GenericForSequenceClassification
+from transformers.modeling_layers import GenericForSequenceClassification, GenericForTokenClassification
 
 from tk.contracts import Head, LoadedModel
 from tk.errors import TkError, UsageError
@@ -73,7 +73,9 @@ def load(folder: Path, device: str, dtype: str, head: Head, attention: str, trus
     try:
         with quiet(), torch.random.fork_rng():
             torch.manual_seed(HEAD_SEED)
-            module = _on_meta(auto, config, settings) if device == "meta" else _read(auto, folder, config, settings)
+            module = (
+                _on_meta(auto, config, settings) if device == "meta" else _read(auto, folder, config, settings, head)
+            )
     except ImportError as error:
         raise TkError(f"{folder}: {error}") from error
     except ValueError as error:
@@ -131,15 +133,15 @@ def _auto_class(folder: Path, config: Any, head: Head, trust_remote_code: bool) 
         if type(config) in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
             return AutoModelForSequenceClassification
         if type(config) in MODEL_MAPPING:
-            return _classifier(MODEL_MAPPING[type(config)], _generator(config))
+            return _classifier(GenericForSequenceClassification, config)
         raise TkError(f"{folder} is a {config.model_type!r}, for which transformers has no sequence classifier.")
     config.num_labels = 1
+    config.classifier_dropout = 0.0  # transformers' default is 0.1, also in models that drop out nothing else
     if type(config) in MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING:
-        config.classifier_dropout = 0.0  # transformers' default is 0.1, also in models that drop out nothing else
         return AutoModelForTokenClassification
-    if type(config) in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
-        return AutoModelForSequenceClassification
-    raise TkError(f"{folder} is a {config.model_type!r}, for which transformers has no classifier: no value head.")
+    if type(config) in MODEL_MAPPING:
+        return _classifier(GenericForTokenClassification, config)
+    raise TkError(f"{folder} is a {config.model_type!r}, for which transformers has no model to put a value head on.")
 
 
 def _generator(config: Any) -> str:
@@ -150,15 +152,15 @@ def _generator(config: Any) -> str:
     return ""
 
 
-def _classifier(backbone: type[nn.Module], generator: str) -> Any:
-    """A sequence classifier on a backbone for which transformers names none, by its own generic one.
+def _classifier(generic: type, config: Any) -> Any:
+    """A classifier on a backbone for which transformers names none, by one of its own generic ones.
 
-    generator: whose names of weights checkpoints have; transformers renames older ones by the name of the class.
+    Checkpoints have the names of weights of the model that generates; transformers renames older ones by its class.
     """
-    base = next(c for c in backbone.__mro__ if c.__name__.endswith("PreTrainedModel"))
-    name = base.__name__.removesuffix("PreTrainedModel") + "ForSequenceClassification"
-    made = type(name, (GenericForSequenceClassification, base), {"__module__": __name__})
-    if renamed := get_checkpoint_conversion_mapping(generator):
+    base = next(c for c in MODEL_MAPPING[type(config)].__mro__ if c.__name__.endswith("PreTrainedModel"))
+    name = base.__name__.removesuffix("PreTrainedModel") + generic.__name__.removeprefix("Generic")
+    made = type(name, (generic, base), {"__module__": __name__})
+    if renamed := get_checkpoint_conversion_mapping(_generator(config)):
         register_checkpoint_conversion_mapping(name, renamed, overwrite=True)
     return made
 
@@ -179,7 +181,7 @@ def _on_meta(auto: Any, config: Any, settings: dict[str, Any]) -> nn.Module:
     return module
 
 
-def _read(auto: Any, folder: Path, config: Any, settings: dict[str, Any]) -> nn.Module:
+def _read(auto: Any, folder: Path, config: Any, settings: dict[str, Any], head: Head) -> nn.Module:
     if not any(folder.glob("*.safetensors")):
         raise TkError(f"{folder} has no *.safetensors; weights in other formats are not read.")
     try:
@@ -193,6 +195,11 @@ def _read(auto: Any, folder: Path, config: Any, settings: dict[str, Any]) -> nn.
         shown = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
         raise TkError(f"{folder} lacks weights that a {config.model_type!r} has: {shown}.")
     loaded: nn.Module = module
+    if head.kind == "value":  # a new head expects nothing yet
+        new = set(report["missing_keys"])
+        for name, parameter in loaded.named_parameters():
+            if name in new:
+                nn.init.zeros_(parameter)
     return loaded
 
 

@@ -13,9 +13,6 @@ from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from peft.tuners.lora import LoraLayer
 from peft.utils.constants import EMBEDDING_LAYER_NAMES
 from torch import nn
-from transformers.models.auto.modeling_auto import (
-    MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES as TOKEN_CLASSIFIERS,
-)
 from transformers.pytorch_utils import Conv1D
 
 from tk.contracts import LoadedModel
@@ -150,7 +147,7 @@ def _task(module: nn.Module) -> TaskType:
     A model without a head (for vectors) generates nothing.
     """
     name = type(module).__name__
-    if name in TOKEN_CLASSIFIERS.values():
+    if name.endswith("ForTokenClassification"):
         return TaskType.TOKEN_CLS
     if name.endswith("ForSequenceClassification"):
         return TaskType.SEQ_CLS
