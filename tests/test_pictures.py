@@ -82,13 +82,14 @@ def test_scores_of_pairs(place: Path, tmp_path: Path) -> None:
     check_method(config(place, tmp_path, rows, method="reward"), tmp_path, strategies=("ddp", "fsdp"))
 
 
-def test_online_answers(place: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", [{"name": "grpo", "kl": 0.1}, {"name": "ppo"}, {"name": "ppo", "critic": "own"}])
+def test_online_answers(place: Path, tmp_path: Path, method: dict[str, Any]) -> None:
     rows = [{"messages": asked(*p, text="x" * (i + 1))} for i, p in enumerate(SHOWN)]
     made = config(
         place,
         tmp_path,
         rows,
-        method={"name": "grpo", "kl": 0.1},
+        method=method,
         rewards={"format": {"pattern": "[a-z].*", "weight": 1.0}},
         sampling={"n": 2, "max_tokens": 6},
         tuner={"name": "lora", "rank": 2},

@@ -13,37 +13,16 @@ from safetensors.torch import load_file
 import tk
 from tk.errors import TkError, UsageError
 from tk_conformance.methods import check_method
-from tk_conformance.tiny import tiny_checkpoint
-
-HERE = Path(__file__).parent
+from tk_conformance.online import online_config, online_inputs
 
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("inputs")
-    tiny_checkpoint(folder / "model", "llama", vocab=300, hidden=64)
-    rows = [{"prompt": f"Say {i}"} for i in range(48)]
-    (folder / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return folder
+    return online_inputs(tmp_path_factory.mktemp("inputs"))
 
 
-def config_of(inputs: Path, output: Path, **sections: Any) -> dict[str, Any]:
-    train = {"steps": 4, "batch_size": 4, "micro_batch_size": 2, **sections.pop("train", {})}
-    return {
-        "model": str(inputs / "model"),
-        "data": str(inputs / "prompts.jsonl"),
-        "template": "chatml",
-        "method": "grpo",
-        "rewards": {"letters": 1.0},
-        "sampling": {"max_tokens": 8},
-        "tuner": {"name": "full"},
-        "optim": {"name": "adamw", "lr": 5e-3},
-        "train": train,
-        "report": {"html": False, "plot": False},
-        "plugins": {"files": [str(HERE / "rl_plugins.py")]},
-        "output": str(output),
-        **sections,
-    }
+def config_of(inputs: Path, output: Path, method: Any = "grpo", **sections: Any) -> dict[str, Any]:
+    return online_config(inputs, output, method, **sections)
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:

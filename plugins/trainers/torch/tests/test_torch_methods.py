@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tk_conformance.tiny import tiny_checkpoint
-from tk_parallel.testing import run_processes
+from tk_conformance.train_many import train_many
 
 HERE = Path(__file__).parent
 
@@ -91,8 +91,7 @@ def test_training_equals_a_plain_float64_loop(
     cases = [(method, dropout) for method in METHODS for dropout in (0.0, 0.2)]
     outs = {case: tmp_path / f"{case[0]}-{case[1]}" for case in cases}
     configs = [_config(checkpoints, outs[case], *case, strategy, micro, batch) for case in cases]
-    (tmp_path / "configs.json").write_text(json.dumps(configs))
-    run_processes(HERE / "train_many.py", str(tmp_path / "configs.json"), world=world, timeout=400)
+    train_many(configs, world=world)
     for (method, dropout), out in outs.items():
         ranks = plain_loop.read(out / "dump", world)
         _assert_spread(out, ranks, world, strategy)

@@ -11,9 +11,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import tk
-from tk.config.files import to_yaml
 from tk.testing.need import need
-from tk_parallel.testing import run_processes
+from tk_conformance.train_many import train_many
 
 
 def check_method(
@@ -25,25 +24,31 @@ def check_method(
     folder: an empty folder for the runs. tolerance: largest ‖a − b‖₂ / ‖b‖₂ over the trained tensors.
     """
     size = int(config.get("train", {}).get("batch_size", 16))
-    whole = _trained(config, folder / "whole", micro=size)
+    small = max(1, size // 4)
+    alone = {"whole": _run(config, folder / "whole", size), "accumulation": _run(config, folder / "accumulated", small)}
+    spread = {
+        f"two processes under {name}": _run({**config, "strategy": name}, folder / name, small) for name in strategies
+    }
+    for run in alone.values():
+        tk.train(run)
+    train_many(list(spread.values()), world=2)
+    parts = {name: _trained(Path(run["output"]["dir"])) for name, run in (alone | spread).items()}
+    whole = parts.pop("whole")
     need(bool(whole), "the run trained nothing")
-    parts = {"accumulation": _trained(config, folder / "accumulated", micro=max(1, size // 4))}
-    for strategy in strategies:
-        parts[f"two processes under {strategy}"] = _trained(
-            {**config, "strategy": strategy}, folder / strategy, micro=max(1, size // 4), world=2
-        )
     for name, weights in parts.items():
         need(weights.keys() == whole.keys(), f"{name}: other tensors are trained")
         worst = max(_distance(weights[key], whole[key]) for key in whole)
         need(worst <= tolerance, f"{name}: the trained weights differ by {worst:.1e}, more than {tolerance:.0e}")
 
 
-def _trained(config: Mapping[str, Any], output: Path, *, micro: int, world: int = 1) -> dict[str, Tensor]:
-    """The final weights of a run of `world` processes."""
+def _run(config: Mapping[str, Any], output: Path, micro: int) -> dict[str, Any]:
+    """The config of one of the runs."""
     train = {**config.get("train", {}), "micro_batch_size": micro}
-    file = output.with_suffix(".yaml")
-    file.write_text(to_yaml({**config, "train": train, "output": {"dir": str(output)}}), encoding="utf-8")
-    run_processes(Path(tk.__file__).with_name("__main__.py"), "train", "-c", str(file), world=world, timeout=300)
+    return {**config, "train": train, "output": {"dir": str(output)}}
+
+
+def _trained(output: Path) -> dict[str, Tensor]:
+    """The final weights of a run."""
     found: dict[str, Tensor] = {}
     for path in sorted((output / "final").rglob("*.safetensors")):
         found |= {f"{path.parent.name}/{name}": tensor for name, tensor in load_file(path).items()}

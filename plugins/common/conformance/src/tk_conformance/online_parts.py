@@ -1,4 +1,4 @@
-"""A local plugin file: a reward for lower-case letters, one that does not apply, and a callback that sends a signal."""
+"""A plugin file for runs of online methods: a reward for lower-case letters, one that does not apply, and a callback that sends a signal."""
 
 from __future__ import annotations
 
