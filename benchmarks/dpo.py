@@ -19,8 +19,9 @@ from turns import WARMUP, Pair, in_turns, memory, rate
 
 BATCH = 2
 ANSWERS, FULL, TRL = "bare, logits of the answers", "bare, full logits", "TRL DPOTrainer"
-TOLERANCE = 2e-3
-"""Relative difference of the first three losses; TRL logs its loss in four digits after the point."""
+TOLERANCE = 2e-2
+"""Relative difference of the first three losses: Adam's first steps have the size of the rate whatever the gradient's, so
+that the last bits of small gradients count. Other pairs differ by more."""
 LIMITS = {TRL: 2.5, ANSWERS: 1.6}
 """How many times the pairs a second of a program tk has to do."""
 
@@ -44,9 +45,8 @@ def config(checkpoint: Path, rows: Path, folder: Path) -> Path:
 def check_same(found: Mapping[str, Pair]) -> None:
     """The losses of the first steps are the same: the programs train on the same pairs, and as much."""
     reference = found[FULL].theirs.last["losses"][:3]
-    for who, losses in {who: pair.theirs.last["losses"][:3] for who, pair in found.items()} | {
-        "tk": found[FULL].ours.last["losses"][:3]
-    }.items():
+    told = {who: pair.theirs.last["losses"][:3] for who, pair in found.items()}
+    for who, losses in {**told, "tk": found[FULL].ours.last["losses"][:3]}.items():
         if any(abs(a - b) > TOLERANCE * b for a, b in zip(losses, reference, strict=True)):
             raise SystemExit(
                 f"{who} does not do the same work: its losses are {losses}, and those of a bare loop {reference}"

@@ -1,5 +1,8 @@
 """The default source: the same windows for any world, exact resume, fillers, and a background that ends."""
 
+import multiprocessing
+import os
+import signal
 import threading
 from collections import Counter
 
@@ -9,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tk.contracts import Batch, Example, Layout, World
-from tk.errors import TkError, UsageError
+from tk.errors import DataError, TkError, UsageError
 from tk_data.background import in_background
 from tk_data.evaluate import eval_batches
 from tk_data.examples import ExampleSet
@@ -214,3 +217,53 @@ def test_the_layout_comes_from_config_and_tokenizer():
     assert layout_for(DataSection(packing=True), tokenizer, 8) == Layout(7, "right", True, 8)
     tokenizer = SimpleNamespace(pad_token_id=0, eos_token_id=7)
     assert layout_for(DataSection(padding_side="left"), tokenizer) == Layout(0, "left")
+
+
+@pytest.mark.parametrize("at", [0, 5])
+def test_processes_make_the_same_windows_in_the_same_order(at):
+    lengths = [1 + i % 7 for i in range(40)]
+    alone = list(loader(lengths, epochs=2).windows())
+    cursor = alone[at - 1].cursor if at else None
+    made = list(loader(lengths, epochs=2, workers=2).windows(cursor))
+    assert [image(w) for w in made] == [image(w) for w in alone[at:]]
+
+
+def test_what_a_process_raises_is_raised_in_its_place_as_it_was():
+    def picky(rows, layout):
+        if rows[0][0].origin == "f:5":
+            raise DataError("f:5: unreadable.")
+        return collate(rows, layout)
+
+    made = Loader(examples([2] * 9), picky, LAYOUT, world=World(0, 1, "cpu"), batch_size=1, micro_batch_size=1,
+                  shuffle=False, workers=2)  # fmt: skip
+    windows = made.windows()
+    seen = []
+    with pytest.raises(DataError, match=r"^f:5: unreadable\.$"):
+        seen.extend(image(window) for window in windows)
+    assert multiprocessing.active_children() == []
+
+
+def test_a_process_that_dies_ends_the_run_with_the_reason():
+    def deadly(rows, layout):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    made = Loader(examples([2] * 9), deadly, LAYOUT, world=World(0, 1, "cpu"), batch_size=1, micro_batch_size=1,
+                  workers=1)  # fmt: skip
+    with pytest.raises(TkError, match="data.workers: a process"):
+        list(made.windows())
+
+
+def test_processes_end_with_the_iterator():
+    windows = loader([3] * 40, workers=2).windows()
+    next(windows)
+    assert len(multiprocessing.active_children()) == 2
+    windows.close()
+    assert multiprocessing.active_children() == []
+
+
+def test_held_out_batches_are_the_same_from_processes():
+    stored = examples([1 + i % 5 for i in range(11)])
+    found = [list(eval_batches(stored, collate, LAYOUT, 3, World(0, 1, "cpu"), workers)) for workers in (0, 2)]
+    assert [(b.inputs["input_ids"].tolist(), list(i)) for b, i in found[0]] == [
+        (b.inputs["input_ids"].tolist(), list(i)) for b, i in found[1]
+    ]

@@ -10,6 +10,7 @@ import numpy as np
 from tk.contracts import Batch, Layout, World
 from tk_data.examples import ExampleSet
 from tk_data.loader import Collate, filler
+from tk_data.workers import in_processes
 
 
 def eval_plan(lengths: Sequence[int], batch_size: int, world: int) -> list[list[list[int]]]:
@@ -21,16 +22,20 @@ def eval_plan(lengths: Sequence[int], batch_size: int, world: int) -> list[list[
 
 
 def eval_batches(
-    examples: ExampleSet, collate: Collate, layout: Layout, batch_size: int, world: World
+    examples: ExampleSet, collate: Collate, layout: Layout, batch_size: int, world: World, workers: int = 0
 ) -> Iterator[tuple[Batch, Sequence[int]]]:
     """This rank's batches with the indices of their examples; as many on every rank.
 
     Row r of a batch is example `indices[r]`. A filler has no indices. Rows hold one example each, packed layout or not.
+    workers: processes that make them; 0: this one.
     """
     plain = replace(layout, packing=False)
-    for indices in eval_plan(examples.lengths.tolist(), batch_size, world.size)[world.rank]:
+
+    def made(indices: Sequence[int]) -> tuple[Batch, Sequence[int]]:
         if indices:
-            yield collate([[examples[i]] for i in indices], plain), indices
-        else:
-            shortest = int(examples.lengths.argmin())
-            yield filler(collate([[examples[shortest]]], plain)), ()
+            return collate([[examples[i]] for i in indices], plain), indices
+        shortest = int(examples.lengths.argmin())
+        return filler(collate([[examples[shortest]]], plain)), ()
+
+    plan = eval_plan(examples.lengths.tolist(), batch_size, world.size)[world.rank]
+    yield from in_processes(made, plan, workers) if workers else map(made, plan)

@@ -12,6 +12,7 @@ from tk.errors import DataError, TkError, UsageError
 from tk_data.background import in_background
 from tk_data.examples import ExampleSet
 from tk_data.plans import Index, Rows, deal, epoch_order, filler_row, pack, single, window_count
+from tk_data.workers import in_processes
 
 Collate = Callable[[Sequence[Sequence[Example]], Layout], Batch]
 
@@ -26,6 +27,7 @@ class Loader:
     micro_batch_size: most rows of a batch.
     epochs: passes over the data, also fractions; `steps`: windows in all, instead.
     max_length: tokens of a packed row.
+    workers: processes that make batches; 0: a thread of this one.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class Loader:
         epochs: float = 1.0,
         steps: int | None = None,
         max_length: int | None = None,
+        workers: int = 0,
     ) -> None:
         """Raises UsageError where there is no example, or packing has no length to pack to."""
         if not len(examples):
@@ -54,7 +57,7 @@ class Loader:
         )
         self.batch_size, self.micro_batch_size, self.world = batch_size, micro_batch_size, world
         self.seed, self.shuffle, self.epochs, self.steps = seed, shuffle, epochs, steps
-        self.max_length = max_length
+        self.max_length, self.workers = max_length, workers
         self._last: tuple[int, Rows] | None = None
         self._counts: dict[int, int] = {}
 
@@ -122,7 +125,7 @@ class Loader:
     # --- the batches ---
 
     def windows(self, cursor: Mapping[str, Any] | None = None, *, beyond: bool = False) -> Iterator[Window]:
-        """Windows from the start, or from just after the one whose cursor is given; collated in the background."""
+        """Windows from the start, or from just after the one whose cursor is given; collated ahead."""
         start = (0, 0, 0)
         if cursor is not None:
             start = (int(cursor["done"]), int(cursor["epoch"]), int(cursor["window"]) + 1)
@@ -131,12 +134,16 @@ class Loader:
                     f"The run cannot go on, because its order of rows would be another one: it was {cursor['order']}, "
                     f"and is {self.order}. Put data and settings back, or begin anew with --train.start-from."
                 )
-        return in_background(lambda: (self._window(*place) for place in self.places(*start, beyond=beyond)), _AHEAD)
+        places = self.places(*start, beyond=beyond)
+        if self.workers:
+            return in_processes(self._window, places, self.workers)
+        return in_background(lambda: map(self._window, places), _AHEAD)
 
     def updated(self, step: int, session: Session) -> None:
         """Nothing: the data does not depend on the model."""
 
-    def _window(self, done: int, epoch: int, window: int) -> Window:
+    def _window(self, place: tuple[int, int, int]) -> Window:
+        done, epoch, window = place
         members = self.members(epoch, window)
         lengths = [sum(int(self.lengths[i]) for i in row) for row in members]
         mine = deal(lengths, self.micro_batch_size, self.world.size)[self.world.rank]

@@ -112,6 +112,7 @@ def assemble(plan: Plan, world: World, *, device: str, start: Start | None = Non
         epochs=config.train.epochs,
         steps=config.train.steps,
         max_length=data.limit.max_length,
+        workers=config.data.workers,
     )
     scored = build_scored(models, roles, tuners[next(iter(tuners))])
     return Parts(method, roles, models, tuners, template, data, layout, loader, scored, rewards, notes)

@@ -77,7 +77,9 @@ def evaluate(
     records = Records()
     module.eval()
     with torch.no_grad():
-        for batch, indices in eval_batches(parts.data.eval, parts.method.collate, parts.layout, batch_size, world):
+        for batch, indices in eval_batches(
+            parts.data.eval, parts.method.collate, parts.layout, batch_size, world, parts.loader.workers
+        ):
             generated = parts.method.evaluate([parts.data.eval[i] for i in indices], session)
             if generated is not None:
                 own = zip(indices, generated, strict=True)

@@ -33,6 +33,7 @@ FREE_FIELDS = (
     "eval.max_new_tokens",
     "eval.sources",
     "strategy",
+    "data.workers",
     "rewards.*.time_limit",
 )
 """What may differ when a run goes on, because the weights do not depend on it (`strategy`: how they are spread)."""
