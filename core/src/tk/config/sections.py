@@ -61,8 +61,8 @@ class DataSection:
     ] = "stop"
     shuffle: Annotated[bool, doc("A new order in every epoch, from the seed.")] = True
     workers: Annotated[
-        int, doc("Processes that decode media and lay out batches beside the training; 0: a thread of its own.", ge=0)
-    ] = 0
+        int, doc("Threads that decode media and lay out batches beside the training.", ge=1)
+    ] = 1
 
 
 @dataclass(frozen=True)

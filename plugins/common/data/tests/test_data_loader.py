@@ -1,8 +1,5 @@
 """The default source: the same windows for any world, exact resume, fillers, and a background that ends."""
 
-import multiprocessing
-import os
-import signal
 import threading
 from collections import Counter
 
@@ -13,7 +10,7 @@ from hypothesis import strategies as st
 
 from tk.contracts import Batch, Example, Layout, World
 from tk.errors import DataError, TkError, UsageError
-from tk_data.background import in_background
+from tk_data.background import in_background, made_ahead
 from tk_data.evaluate import eval_batches
 from tk_data.examples import ExampleSet
 from tk_data.layout import layout_for
@@ -159,13 +156,13 @@ def test_impossible_settings():
 
 
 def threads():
-    return [thread for thread in threading.enumerate() if thread.name == "tk-data"]
+    return [thread for thread in threading.enumerate() if thread.name.startswith("tk-data")]
 
 
-def test_closing_early_ends_the_thread():
+def test_closing_early_ends_the_threads():
     read = loader([5] * 400).windows()
     next(read)
-    assert len(threads()) == 1
+    assert len(threads()) == 2  # what plans windows, and what makes them
     read.close()
     assert not threads()
 
@@ -220,50 +217,30 @@ def test_the_layout_comes_from_config_and_tokenizer():
 
 
 @pytest.mark.parametrize("at", [0, 5])
-def test_processes_make_the_same_windows_in_the_same_order(at):
+def test_several_threads_make_the_same_windows_in_the_same_order(at):
     lengths = [1 + i % 7 for i in range(40)]
     alone = list(loader(lengths, epochs=2).windows())
     cursor = alone[at - 1].cursor if at else None
-    made = list(loader(lengths, epochs=2, workers=2).windows(cursor))
+    made = list(loader(lengths, epochs=2, workers=3).windows(cursor))
     assert [image(w) for w in made] == [image(w) for w in alone[at:]]
 
 
-def test_what_a_process_raises_is_raised_in_its_place_as_it_was():
+def test_several_threads_work_side_by_side():
+    """Each waits until the other has begun."""
+    meeting = threading.Barrier(2, timeout=20)
+    assert list(made_ahead(lambda place: (meeting.wait() >= 0, place), range(8), 2)) == [(True, i) for i in range(8)]
+
+
+def test_what_a_thread_raises_is_raised_in_the_place_of_its_item():
     def picky(rows, layout):
         if rows[0][0].origin == "f:5":
             raise DataError("f:5: unreadable.")
         return collate(rows, layout)
 
     made = Loader(examples([2] * 9), picky, LAYOUT, world=World(0, 1, "cpu"), batch_size=1, micro_batch_size=1,
-                  shuffle=False, workers=2)  # fmt: skip
+                  shuffle=False, workers=3)  # fmt: skip
     windows = made.windows()
-    seen = []
+    assert len([next(windows) for _ in range(5)]) == 5
     with pytest.raises(DataError, match=r"^f:5: unreadable\.$"):
-        seen.extend(image(window) for window in windows)
-    assert multiprocessing.active_children() == []
-
-
-def test_a_process_that_dies_ends_the_run_with_the_reason():
-    def deadly(rows, layout):
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    made = Loader(examples([2] * 9), deadly, LAYOUT, world=World(0, 1, "cpu"), batch_size=1, micro_batch_size=1,
-                  workers=1)  # fmt: skip
-    with pytest.raises(TkError, match="data.workers: a process"):
-        list(made.windows())
-
-
-def test_processes_end_with_the_iterator():
-    windows = loader([3] * 40, workers=2).windows()
-    next(windows)
-    assert len(multiprocessing.active_children()) == 2
-    windows.close()
-    assert multiprocessing.active_children() == []
-
-
-def test_held_out_batches_are_the_same_from_processes():
-    stored = examples([1 + i % 5 for i in range(11)])
-    found = [list(eval_batches(stored, collate, LAYOUT, 3, World(0, 1, "cpu"), workers)) for workers in (0, 2)]
-    assert [(b.inputs["input_ids"].tolist(), list(i)) for b, i in found[0]] == [
-        (b.inputs["input_ids"].tolist(), list(i)) for b, i in found[1]
-    ]
+        next(windows)
+    assert threads() == []

@@ -8,9 +8,9 @@ from dataclasses import replace
 import numpy as np
 
 from tk.contracts import Batch, Layout, World
+from tk_data.background import made_ahead
 from tk_data.examples import ExampleSet
 from tk_data.loader import Collate, filler
-from tk_data.workers import in_processes
 
 
 def eval_plan(lengths: Sequence[int], batch_size: int, world: int) -> list[list[list[int]]]:
@@ -22,12 +22,12 @@ def eval_plan(lengths: Sequence[int], batch_size: int, world: int) -> list[list[
 
 
 def eval_batches(
-    examples: ExampleSet, collate: Collate, layout: Layout, batch_size: int, world: World, workers: int = 0
+    examples: ExampleSet, collate: Collate, layout: Layout, batch_size: int, world: World, workers: int = 1
 ) -> Iterator[tuple[Batch, Sequence[int]]]:
     """This rank's batches with the indices of their examples; as many on every rank.
 
     Row r of a batch is example `indices[r]`. A filler has no indices. Rows hold one example each, packed layout or not.
-    workers: processes that make them; 0: this one.
+    workers: threads that make them ahead.
     """
     plain = replace(layout, packing=False)
 
@@ -38,4 +38,4 @@ def eval_batches(
         return filler(collate([[examples[shortest]]], plain)), ()
 
     plan = eval_plan(examples.lengths.tolist(), batch_size, world.size)[world.rank]
-    yield from in_processes(made, plan, workers) if workers else map(made, plan)
+    return made_ahead(made, plan, workers)

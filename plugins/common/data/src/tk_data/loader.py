@@ -9,15 +9,11 @@ from typing import Any
 
 from tk.contracts import Batch, Example, Layout, Session, Window, World
 from tk.errors import DataError, TkError, UsageError
-from tk_data.background import in_background
+from tk_data.background import made_ahead
 from tk_data.examples import ExampleSet
 from tk_data.plans import Index, Rows, deal, epoch_order, filler_row, pack, single, window_count
-from tk_data.workers import in_processes
 
 Collate = Callable[[Sequence[Sequence[Example]], Layout], Batch]
-
-_AHEAD = 2
-"""Windows that are collated before they are asked for."""
 
 
 class Loader:
@@ -27,7 +23,7 @@ class Loader:
     micro_batch_size: most rows of a batch.
     epochs: passes over the data, also fractions; `steps`: windows in all, instead.
     max_length: tokens of a packed row.
-    workers: processes that make batches; 0: a thread of this one.
+    workers: threads that make batches.
     """
 
     def __init__(
@@ -44,7 +40,7 @@ class Loader:
         epochs: float = 1.0,
         steps: int | None = None,
         max_length: int | None = None,
-        workers: int = 0,
+        workers: int = 1,
     ) -> None:
         """Raises UsageError where there is no example, or packing has no length to pack to."""
         if not len(examples):
@@ -134,17 +130,17 @@ class Loader:
                     f"The run cannot go on, because its order of rows would be another one: it was {cursor['order']}, "
                     f"and is {self.order}. Put data and settings back, or begin anew with --train.start-from."
                 )
-        places = self.places(*start, beyond=beyond)
-        if self.workers:
-            return in_processes(self._window, places, self.workers)
-        return in_background(lambda: map(self._window, places), _AHEAD)
+        planned = (
+            (done, epoch, window, self.members(epoch, window))
+            for done, epoch, window in self.places(*start, beyond=beyond)
+        )
+        return made_ahead(self._window, planned, self.workers)
 
     def updated(self, step: int, session: Session) -> None:
         """Nothing: the data does not depend on the model."""
 
-    def _window(self, place: tuple[int, int, int]) -> Window:
-        done, epoch, window = place
-        members = self.members(epoch, window)
+    def _window(self, planned: tuple[int, int, int, list[Sequence[int]]]) -> Window:
+        done, epoch, window, members = planned
         lengths = [sum(int(self.lengths[i]) for i in row) for row in members]
         mine = deal(lengths, self.micro_batch_size, self.world.size)[self.world.rank]
         batches = [self._batch([members[i] for i in places]) if places else None for places in mine]
