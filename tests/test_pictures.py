@@ -95,3 +95,20 @@ def test_online_answers(place: Path, tmp_path: Path, method: dict[str, Any]) -> 
         tuner={"name": "lora", "rank": 2},
     )
     check_method(made, tmp_path, strategies=("ddp",))
+
+
+def test_labels(place: Path, tmp_path: Path) -> None:
+    rows = [
+        {"text": "<image>" * len(p) + "x" * (i + 1), "images": [f"{n}.png" for n in p], "label": i % 2}
+        for i, p in enumerate(SHOWN)
+    ]
+    made = config(place, tmp_path, rows, method={"name": "classification", "labels": ["even", "odd"]})
+    check_method(made, tmp_path, strategies=("ddp", "fsdp"))
+
+
+def test_vectors(place: Path, tmp_path: Path) -> None:
+    rows = [
+        {"query": "<image>" * len(p) + "x" * (i + 1), "images": [f"{n}.png" for n in p], "positive": "y" * (9 - i)}
+        for i, p in enumerate(SHOWN)
+    ]
+    check_method(config(place, tmp_path, rows, method="embedding"), tmp_path, strategies=("ddp", "fsdp"))

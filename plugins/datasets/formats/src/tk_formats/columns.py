@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from tk.sample import Message, Sample
+from tk_formats.media import with_media
 from tk_formats.rows import extras, need, text
 from tk_formats.turns import as_list, check_order, read_messages, read_tools, with_system
 
@@ -17,6 +18,7 @@ class Alpaca:
     The prompt is instruction and input, with a line break between them where both are there.
     """
 
+    @with_media
     def __call__(self, row: Mapping[str, Any]) -> Sample:
         need(row, "instruction")
         prompt = "\n".join(part for part in (text(row, "instruction"), text(row, "input")) if part)
@@ -39,6 +41,7 @@ class PromptCompletion:
     Without a completion it is a prompt to be answered. Only the completion is trained, unless a message of the prompt asks for it (`loss`).
     """
 
+    @with_media
     def __call__(self, row: Mapping[str, Any]) -> Sample:
         prompt = need(row, "prompt")
         completion = need(row, "completion") if "completion" in row else type(prompt)()
@@ -69,6 +72,7 @@ class PromptCompletion:
 class Text:
     """{"text"}: text as it is, without a chat format."""
 
+    @with_media
     def __call__(self, row: Mapping[str, Any]) -> Sample:
         return Sample(text=text(row, "text", empty=False), label=row.get("label"), extras=extras(row, "text", "label"))
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tk.sample import Sample
+from tk_formats.media import with_media
 from tk_formats.rows import extras, need
 from tk_formats.turns import read_messages, read_tools, with_system
 
@@ -17,6 +18,7 @@ class Messages:
     which weight, it is trained. Content is text or a list of parts (text, image_url, image, video, audio …).
     """
 
+    @with_media
     def __call__(self, row: Mapping[str, Any]) -> Sample:
         messages = with_system(read_messages(need(row, "messages")), row.get("system"))
         return Sample(

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tk.sample import Sample
+from tk_formats.media import with_media
 from tk_formats.rows import extras, need, text
 from tk_formats.turns import as_list, type_of
 
@@ -17,6 +18,7 @@ READ = (*QUERIES, *POSITIVES, "negative", "negatives", "label")
 class Passages:
     """{"anchor" or "query", "positive", "negative" or "negatives"} (sentence-transformers): texts; negatives one or several."""
 
+    @with_media
     def __call__(self, row: Mapping[str, Any]) -> Sample:
         query, positive = (_first(row, names) for names in (QUERIES, POSITIVES))
         return Sample(

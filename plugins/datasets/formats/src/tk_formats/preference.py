@@ -7,6 +7,7 @@ from itertools import takewhile
 from typing import Any
 
 from tk.sample import Message, Sample
+from tk_formats.media import with_media
 from tk_formats.rows import extras, need, text
 from tk_formats.sharegpt import read_turns
 from tk_formats.turns import check_order, read_messages, read_tools, type_of, with_system
@@ -23,6 +24,7 @@ class Preference:
     {"messages", "rejected_response"} and {"messages", "rejected_messages"} (ms-swift: the last answer is the better one).
     """
 
+    @with_media
     def __call__(self, row: Mapping[str, Any]) -> Sample:
         if "chosen" in row:
             prompt, chosen, rejected = self._both(row)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tk.sample import Message, Sample
+from tk_formats.media import with_media
 from tk_formats.rows import extras, need
 from tk_formats.turns import (
     as_list,
@@ -40,6 +41,7 @@ _CALLS = ("function_call", "tool_call")
 class ShareGpt:
     """{"conversations": [{"from", "value"}, …], "system", "tools"}; turns may also have role and content."""
 
+    @with_media
     def __call__(self, row: Mapping[str, Any]) -> Sample:
         column = "conversation" if "conversation" in row and "conversations" not in row else "conversations"
         messages = read_turns(need(row, column), column)

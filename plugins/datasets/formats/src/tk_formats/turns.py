@@ -211,13 +211,24 @@ def _part(part: Any, what: str) -> Part:
     raise ValueError(f"{what}: unknown type {kind!r}.{nearest(kind, known)} Known: {', '.join(known)}")
 
 
-def _source(part: Mapping[str, Any], kind: str, what: str) -> str | bytes:
-    """A path, URL, data URL or bytes, from under the part's own type or one of the usual keys."""
-    found = next((part[key] for key in (kind, _MEDIA[kind], "url", "path") if part.get(key) is not None), None)
-    if isinstance(found, Mapping):
-        found = next((found[key] for key in ("url", "path", "bytes") if found.get(key) is not None), None)
-    if not isinstance(found, (str, bytes)) or not found:
-        raise ValueError(f"{what}: {kind} must be a path, a URL or bytes, not {type_of(found)}")
+def source_of(value: Any) -> str | bytes | None:
+    """A path, URL, data URL or bytes, or an object with one (as data sets keep pictures); None for anything else."""
+    if isinstance(value, Mapping):
+        inside = value.get("bytes")
+        if isinstance(inside, str) and inside:  # as JSON holds bytes
+            return f"data:;base64,{inside}"
+        value = next((v for v in (inside, value.get("url"), value.get("path")) if v is not None), None)
+    return value if isinstance(value, (str, bytes)) and value else None
+
+
+def _source(part: Mapping[str, Any], kind: str, what: str) -> str | bytes | None:
+    """What stands under the part's own type or one of the usual keys; None where it is left to a column of the row."""
+    keys = [key for key in (kind, _MEDIA[kind], "url", "path") if part.get(key) is not None]
+    if not keys:
+        return None
+    found = source_of(part[keys[0]])
+    if found is None:
+        raise ValueError(f"{what}: {kind} must be a path, a URL or bytes, not {type_of(part[keys[0]])}")
     return found
 
 

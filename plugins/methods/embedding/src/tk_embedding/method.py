@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tk.contracts import Batch, Example, Head, Layout, Limit, Loss, Reduce, Role, Rows, Step, Template
 from tk.errors import DataError
-from tk.sample import Sample
+from tk.sample import Message, Part, Sample
 from tk_embedding.options import EmbeddingOptions
 from tk_tensor.collate import collate_tokens
 from tk_tensor.cut import shortened
@@ -33,22 +33,25 @@ class Embedding(Offline):
         return (Role("policy", head=Head("none")),)
 
     def encode(self, samples: Sequence[Sample], template: Template, limit: Limit) -> list[Sequence[Example]]:
-        texts = [self._texts(sample) for sample in samples]
-        flat = [Sample(text=text, origin=s.origin) for s, own in zip(samples, texts, strict=True) for text in own]
-        encodings = iter(template.encode(flat))
+        pieces = [self._pieces(sample) for sample in samples]
+        encodings = iter(template.encode([piece for own in pieces for piece in own]))
         found: list[Sequence[Example]] = []
-        for sample, own in zip(samples, texts, strict=True):
+        for sample, own in zip(samples, pieces, strict=True):
             parts = [shortened(next(encodings), limit, sample.origin) for _ in own]
             whole = [part for part in parts if part is not None]
             found.append([self._example(whole, sample.origin)] if len(whole) == len(parts) else [])
         return found
 
-    def _texts(self, sample: Sample) -> list[str]:
-        """The query, then its positive and negatives."""
+    def _pieces(self, sample: Sample) -> list[Sample]:
+        """The query (a text, or a message with pictures), then its positive and negatives."""
         if not sample.passages:
             raise DataError(f"{sample.origin}: no passage: this method needs a query and a positive.")
-        passages = [self.options.passage_prefix + passage for passage in sample.passages]
-        return [self.options.query_prefix + sample.text, *passages]
+        if sample.messages:
+            query = Sample(_prefixed(sample.messages, self.options.query_prefix), origin=sample.origin)
+        else:
+            query = Sample(text=self.options.query_prefix + sample.text, origin=sample.origin)
+        prefix = self.options.passage_prefix
+        return [query, *(Sample(text=prefix + passage, origin=sample.origin) for passage in sample.passages)]
 
     def _example(self, parts: Sequence[Tokens], origin: str) -> Example:
         ends = np.cumsum([len(part) for part in parts]).astype(np.int32)
@@ -66,6 +69,15 @@ class Embedding(Offline):
     def loss(self, outputs: Mapping[str, Rows], batch: Batch, reduce: Reduce) -> Step:
         terms = self.objective.terms(outputs, batch.fields, reduce)
         return Step(terms, _metrics(outputs["policy"]["pooled"].detach(), batch.fields["parts"]))
+
+
+def _prefixed(messages: Sequence[Message], prefix: str) -> tuple[Message, ...]:
+    """Messages whose first begins with the prefix."""
+    first, content = messages[0], messages[0].content
+    if not prefix:
+        return tuple(messages)
+    begun = prefix + content if isinstance(content, str) else (Part("text", prefix), *content)
+    return (replace(first, content=begun), *messages[1:])
 
 
 def _split(example: Example) -> list[Example]:
