@@ -14,10 +14,10 @@ from typing import Any
 
 from tk.compose import Plan
 from tk.config.resolve import Chosen
-from tk.contracts import LM_HEAD, Completion, Engine, Head, LoadedModel, Request, Template, Tuner
+from tk.contracts import LM_HEAD, Completion, Engine, Head, LoadedModel, Medium, Request, Template, Tuner
 from tk.errors import DataError, TkError, UsageError
 from tk.rows import Reading, open_source
-from tk.sample import Message, Sample
+from tk.sample import Message, Part, Sample
 from tk.scoring import Scorer, score, scorers
 
 BATCH = 64
@@ -225,24 +225,33 @@ class Conversation:
         self._loaded = runtime(plan, run)
         self._opening = (Message("system", system),) if system else ()
         self._ids: Sequence[int] = ()
+        self._media: Sequence[Medium] = ()
 
-    def say(self, text: str) -> Iterator[str]:
-        """The assistant's answer, piece by piece."""
-        template, message = self._loaded.template, Message("user", text)
+    def say(self, text: str, images: Sequence[str] = ()) -> Iterator[str]:
+        """The assistant's answer, piece by piece. images: files or URLs that stand before the text.
+
+        Raises TkError, with nothing said, where a picture cannot be read or the model takes none.
+        """
+        template = self._loaded.template
+        if images and self._loaded.model.media is None:
+            raise UsageError(f"{self._loaded.model.path} takes no pictures.")
+        parts = (*(Part("image", source=image) for image in images), Part("text", text))
+        message = Message("user", parts if images else text)
         if self._ids:
             encoding = template.extend(self._ids, [message])
         else:
             encoding = template.encode([Sample((*self._opening, message), origin="chat")], generation=True)[0]
-        request = Request(encoding.ids, self._plan.config.sampling, template.stop_ids())
+        media = [*self._media, *encoding.media]
+        request = Request(encoding.ids, self._plan.config.sampling, template.stop_ids(), media)
         sampled: list[int] = []
         for delta in self._loaded.engine.stream(request):
             sampled.extend(delta.ids)
             yield delta.text
-        self._ids = [*encoding.ids, *sampled]
+        self._ids, self._media = [*encoding.ids, *sampled], media
 
     def reset(self) -> None:
         """Forget what was said."""
-        self._ids = ()
+        self._ids, self._media = (), ()
 
 
 def export(plan: Plan, run: Path | None, folder: Path, format: str) -> Path:

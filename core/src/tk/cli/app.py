@@ -21,6 +21,7 @@ _HELP: dict[str, str] = {
     "infer": "Generate answers to a file of prompts, and score them.",
     "embed": "Write the vectors of texts.",
     "chat": "Talk to a model.",
+    "data": "Look at data as a run would train on it.",
     "export": "Write a trained model as a plain checkpoint.",
     "plugins": "List, inspect, check and write plugins.",
     "config": "Show, validate and describe configs.",
@@ -33,9 +34,20 @@ def _command(name: str) -> typer.Typer:
         from tk.cli import plugins as module
 
         return module.app
+    if name == "data":
+        return _listing(_HELP[name], {"preview": "Show rows as a run would train on them."})
     from tk.cli import config as other
 
     return other.app
+
+
+def _listing(summary: str, helps: dict[str, str]) -> typer.Typer:
+    """A group for its help: its commands are made when they are named."""
+    sub = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True)
+    sub.callback(help=summary)(_nothing)
+    for name, text in helps.items():
+        sub.command(name, help=text)(_nothing)
+    return sub
 
 
 class TkGroup(TyperGroup):
@@ -59,10 +71,12 @@ class TkGroup(TyperGroup):
         from tk.cli import run
 
         name, rest = args[0], list(args[1:])
+        if rest and f"{name} {rest[0]}" in run.COMMANDS:
+            name, rest = f"{name} {rest[0]}", rest[1:]
         if name in run.COMMANDS:
             command, rest = run.make(name, rest, completing=ctx.resilient_parsing)
             return name, command, rest
-        if name in ("plugins", "config"):
+        if name in ("plugins", "config", "data"):
             return name, _group(_command(name), name), rest
         brought = [c for c in self.registry.all("commands") if c.name == name]
         if brought:

@@ -10,7 +10,7 @@ import os
 import shutil
 import sys
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -24,7 +24,8 @@ from tk.cli.output import as_json, table
 from tk.cli.progress import Progress
 from tk.config.files import listed
 from tk.contracts import LM_HEAD, Head, TrainPlan, TrainResult
-from tk.errors import UsageError
+from tk.errors import DataError, UsageError
+from tk.files import write_file
 from tk.setup import TRAINED_ON, Given
 
 if TYPE_CHECKING:
@@ -135,32 +136,73 @@ def _reading(given: Given, input: Path | None, to: Path | None) -> Given:
     return replace(given, flags=[*given.flags, ("data.sources.input.path", str(input))])
 
 
+def data_preview(
+    given: Given,
+    *,
+    rows: Annotated[int, typer.Option("--rows", help="Rows of each source.", min=1)] = 8,
+    to: Annotated[Path | None, typer.Option("--to", help="HTML file, with the pictures.")] = None,
+    json: Json = False,
+) -> None:
+    """Show rows as a run would train on them: tokens and which are trained, pairs, labels, tools, pictures as the model
+    sees them. No weights are read."""
+    from tk.cli import preview as pages
+    from tk.preview import preview
+
+    if to is not None and to.exists():
+        raise UsageError(f"--to {to}: the file exists; name a new one.")
+    found = list(preview(setup.plan(given), rows))
+    if to is not None:
+        write_file(to, pages.page(found))
+    if json:
+        as_json(pages.plain(found))
+    else:
+        table(pages.lines(found), pages.COLUMNS)
+        print(f"\n{to}" if to else "\nTokens and pictures: --to preview.html")
+
+
 def chat(
     given: Given,
     *,
     prompt: Annotated[str | None, typer.Option("--prompt", help="Answer this and stop.")] = None,
     system: Annotated[str | None, typer.Option("--system", help="System prompt.")] = None,
+    image: Annotated[
+        list[str] | None, typer.Option("--image", help="A picture before the first message; may be repeated.")
+    ] = None,
 ) -> None:
     """Talk to a model, or to what a run has trained (--run)."""
     from tk import inference
 
     conversation = inference.Conversation(setup.plan(given), given.run, system)
+    images = list(image or ())
     if prompt is not None:
-        _say(conversation, prompt)
+        _say(conversation, prompt, images)
         return
-    print("Type a message; /new starts again, /quit (or Ctrl-D) ends.", file=sys.stderr)
+    print(_CHAT_HELP, file=sys.stderr)
     while True:
         try:
             text = input("> ").strip()
         except EOFError:
             print()
             return
+        word, _, rest = text.partition(" ")
         if text == "/quit":
             return
         if text == "/new":
             conversation.reset()
+            images.clear()
+        elif text == "/help":
+            print(_CHAT_HELP, file=sys.stderr)
+        elif word == "/image" and rest.strip():
+            images.append(rest.strip())
+            print(f"With the next message: {', '.join(images)}", file=sys.stderr)
+        elif word in ("/image", "/help", "/new", "/quit"):
+            print(f"{word}: give it as it stands here. {_CHAT_HELP}", file=sys.stderr)
         elif text:
-            _say(conversation, text)
+            try:
+                _say(conversation, text, images)
+            except DataError as error:  # a picture: the talk goes on without it
+                print(f"error: {error}", file=sys.stderr)
+            images.clear()
 
 
 def export(
@@ -180,8 +222,14 @@ def export(
         print(f"Written: {written}")
 
 
-def _say(conversation: inference.Conversation, text: str) -> None:
-    for piece in conversation.say(text):
+_CHAT_HELP = (
+    "Type a message; /image FILE puts a picture before the next one, /new starts again, /quit (or Ctrl-D) ends, /help "
+    "shows this."
+)
+
+
+def _say(conversation: inference.Conversation, text: str, images: Sequence[str]) -> None:
+    for piece in conversation.say(text, images):
         print(piece, end="", flush=True)
     print()
 

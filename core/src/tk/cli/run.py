@@ -28,6 +28,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "embed": ("model", "template", "data", "engines", "plugins"),
     "chat": ("model", "template", "engines", "sampling", "plugins"),
     "export": ("model", "tuner", "plugins"),
+    "data preview": ("model", "template", "data", "method", "plugins"),
 }
 """Command -> sections that it shows in help (none named: all)."""
 
@@ -35,7 +36,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
 def make(name: str, args: Sequence[str], *, completing: bool = False) -> tuple[Any, list[str]]:
     """The Typer command with the options of the components chosen by `args`, and the arguments left for it."""
     flags, rest = split_flags(args)
-    action = getattr(commands, name)
+    action = getattr(commands, name.replace(" ", "_"))
     own, shared = _declared(action), _declared(_given)
     infos = [p.annotation.__metadata__[0] for p in (*own, *shared)]
     words = {word for info in infos for word in (info.default, *info.param_decls)}  # Typer keeps the first as default

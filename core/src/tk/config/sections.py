@@ -60,9 +60,7 @@ class DataSection:
         Literal["stop", "skip"], doc("A bad row stops the run, or is counted, reported and written aside.")
     ] = "stop"
     shuffle: Annotated[bool, doc("A new order in every epoch, from the seed.")] = True
-    workers: Annotated[
-        int, doc("Threads that decode media and lay out batches beside the training.", ge=1)
-    ] = 1
+    workers: Annotated[int, doc("Threads that decode media and lay out batches beside the training.", ge=1)] = 1
 
 
 @dataclass(frozen=True)

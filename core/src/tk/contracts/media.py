@@ -63,6 +63,10 @@ class MediaProcessor(Protocol):
         """The model's inputs for media in this order. Raises DataError where one cannot be decoded."""
         ...
 
+    def seen(self, medium: Medium) -> bytes:
+        """The picture as the model sees it (turned, resized, cut into tiles side by side), as PNG; b"" of what is none."""
+        ...
+
     def idle(self) -> Mapping[str, Tensor]:
         """`tensors` of a small blank picture: what a rank without any runs, so that all ranks run the same modules."""
         ...

@@ -54,6 +54,12 @@ class LoadedModel:
     unread: frozenset[str] = frozenset()
     supports: frozenset[str] = frozenset()
 
+    @property
+    def max_length(self) -> int | None:
+        """Tokens that it can read, where its config says so."""
+        found = getattr(self.module.config.get_text_config(), "max_position_embeddings", None)
+        return int(found) if found else None
+
 
 @runtime_checkable
 class ModelFamily(Protocol):

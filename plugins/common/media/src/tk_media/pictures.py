@@ -6,6 +6,7 @@ how pictures are given to the processor where they are not taken one by one.
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -24,6 +25,7 @@ from tk.files import explained
 from tk.sample import Part
 from tk_auto.quiet import quiet
 from tk_media.reading import Reader
+from tk_media.seen import seen
 
 FILES = ("processor_config.json", "video_preprocessor_config.json", "chat_template.json")
 """What else of a checkpoint's folder belongs to its processor."""
@@ -82,6 +84,13 @@ class Pictures:
             return {}
         pictures = [self.reader.picture(medium.source, medium.origin) for medium in media]
         return self.prepare(self.processor, pictures, media)
+
+    def seen(self, medium: Medium) -> bytes:
+        if medium.type != "image":
+            return b""
+        out = io.BytesIO()
+        seen(self.processor, self.tensors([medium])).save(out, "PNG")
+        return out.getvalue()
 
     def idle(self) -> Mapping[str, Tensor]:
         blank = Image.new("RGB", (IDLE, IDLE))

@@ -59,7 +59,7 @@ def expanded(encodings: Sequence[Encoding], samples: Sequence[Sample], media: Me
 def appended(ids: Sequence[int], more: Encoding, messages: Sequence[Message], media: MediaProcessor | None) -> Encoding:
     """`ids` followed by the encoding of further messages, with those messages' media where they then start."""
     if media is not None:
-        more = expand(more, media_of(messages), media, "")
+        more = expand(more, media_of(messages), media, "the message")
     moved = tuple(replace(medium, start=medium.start + len(ids)) for medium in more.media)
     return Encoding([*ids, *more.ids], [0.0] * (len(ids) + len(more.ids)), moved)
 

@@ -176,8 +176,10 @@ def _set_labels(config: Any, head: Head, tokenizer: Any) -> None:
 
 def _on_meta(auto: Any, config: Any, settings: dict[str, Any]) -> nn.Module:
     with torch.device("meta"):
-        make = getattr(auto, "from_config", None) or auto._from_config
-        module: nn.Module = make(config, **settings)
+        if hasattr(auto, "from_config"):
+            module: nn.Module = auto.from_config(config, **settings)
+        else:  # a model's own class, which is no remote code
+            module = auto._from_config(config, **{k: v for k, v in settings.items() if k != "trust_remote_code"})
     return module
 
 

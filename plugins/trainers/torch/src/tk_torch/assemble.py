@@ -91,7 +91,7 @@ def assemble(plan: Plan, world: World, *, device: str, start: Start | None = Non
     _check_packing(plan, models)
     notes: list[str] = []
     template: Template = plan.one("template").build(tokenizer=policy.tokenizer, media=policy.media)
-    data = prepare(plan, template, method, max_length=longest(policy))
+    data = prepare(plan, template, method, max_length=policy.max_length)
     config = plan.config
     layout = layout_for(
         config.data,
@@ -133,13 +133,6 @@ def load(plan: Plan, role: Role, device: str) -> LoadedModel:
         media=plan.config.media,
     )
     return model
-
-
-def longest(model: LoadedModel) -> int | None:
-    """Tokens that the model can read, where its config says so."""
-    config = model.module.config.get_text_config()
-    found = getattr(config, "max_position_embeddings", None)
-    return int(found) if found else None
 
 
 def described(plan: Plan, parts: Parts, world: World, steps: int) -> TrainPlan:
