@@ -30,6 +30,7 @@ COMPONENTS = [
     ("losses", "poly-1", "acme-tk-poly"),
     ("losses", "discopop", "acme-tk-discopop"),
     ("methods", "balanced-sft", "acme-tk-balanced-sft"),
+    ("advantages", "opo", "acme-tk-opo"),
     ("rewards", "length", "acme-tk-length"),
     ("rewards", "remote", "acme-tk-remote"),
     ("tuners", "bitfit", "acme-tk-bitfit"),

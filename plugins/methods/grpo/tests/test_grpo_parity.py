@@ -199,7 +199,7 @@ REWARDS = torch.tensor([[1.0, 0.0, 0.5], [2.0, 2.0, 2.0], [1.0, float("nan"), 0.
 
 @pytest.mark.parametrize("scale", ["group", "batch", "none"])
 def test_advantages_are_those_of_the_group(scale: Any) -> None:
-    found = advantages.Group(GroupOptions(scale))(REWARDS)
+    found = advantages.Group(GroupOptions(scale))(REWARDS, torch.ones_like(REWARDS))
     for g, row in enumerate(REWARDS.tolist()):
         there = [r for r in row if r == r]
         spread = {"group": there, "batch": [r for r in REWARDS.flatten().tolist() if r == r], "none": []}[scale]
@@ -210,11 +210,11 @@ def test_advantages_are_those_of_the_group(scale: Any) -> None:
 
 
 def test_leave_one_out_is_the_mean_of_the_others() -> None:
-    found = advantages.leave_one_out(REWARDS)
+    found = advantages.leave_one_out(REWARDS, torch.ones_like(REWARDS))
     assert found.tolist() == [
         pytest.approx([1 - 0.25, 0 - 0.75, 0.5 - 0.5]),
         pytest.approx([0, 0, 0]),
         pytest.approx([1 - 0, 0, 0 - 1]),
     ]
     alone = torch.tensor([[1.0, float("nan")]])
-    assert advantages.leave_one_out(alone).tolist() == [[0.0, 0.0]]
+    assert advantages.leave_one_out(alone, torch.ones_like(alone)).tolist() == [[0.0, 0.0]]

@@ -14,7 +14,7 @@ class Group:
     def __init__(self, options: GroupOptions) -> None:
         self.options = options
 
-    def __call__(self, rewards: Tensor) -> Tensor:
+    def __call__(self, rewards: Tensor, lengths: Tensor) -> Tensor:
         centred = rewards - rewards.nanmean(1, keepdim=True)
         if self.options.scale == "none":
             return centred.nan_to_num(0.0)
@@ -22,7 +22,7 @@ class Group:
         return (centred / (spread + self.options.epsilon)).nan_to_num(0.0)
 
 
-def leave_one_out(rewards: Tensor) -> Tensor:
+def leave_one_out(rewards: Tensor, lengths: Tensor) -> Tensor:
     """reward - mean of the group's other answers (RLOO, arXiv 2402.14740)."""
     there = rewards.isnan().logical_not()
     others = there.sum(1, keepdim=True) - 1

@@ -34,8 +34,11 @@ class AggregationSpec(Spec):
 class Advantage(Protocol):
     """Built as `target([options])`."""
 
-    def __call__(self, rewards: Tensor) -> Tensor:
-        """[P, G] rewards of the whole step, over all ranks (nan: no reward applies) -> [P, G], 0 where it was nan."""
+    def __call__(self, rewards: Tensor, lengths: Tensor) -> Tensor:
+        """[P, G] rewards of the whole step, over all ranks (nan: no reward applies) -> [P, G], 0 where it was nan.
+
+        lengths: [P, G] generated tokens of each answer. Both are float64.
+        """
         ...
 
 

@@ -100,16 +100,13 @@ def teaches(group: Group) -> bool:
 
 
 def compare(method: Grpo, session: Session, groups: Sequence[Group]) -> None:
-    """The advantage of each answer, from the rewards of the whole rollout on all ranks."""
-    own = [[number(answer.reward) for answer in group.answers] for group in groups]
-    told = session.gather(own)
-    rewards = torch.tensor(
-        [[math.nan if value is None else value for value in row] for rank in told for row in rank],
-        dtype=torch.float64,
-    )
-    if not rewards.numel():
+    """The advantage of each answer, from the rewards and lengths of the whole rollout on all ranks."""
+    told = session.gather([[(number(answer.reward), len(answer.ids)) for answer in group.answers] for group in groups])
+    known = [[(math.nan if value is None else value, n) for value, n in row] for rank in told for row in rank]
+    if not known:
         raise TkError("There is no prompt to answer in this step.")
-    advantages = method.advantage(rewards).tolist()
+    rewards, lengths = torch.tensor(known, dtype=torch.float64).unbind(-1)
+    advantages = method.advantage(rewards, lengths).tolist()
     first = sum(len(rank) for rank in told[: session.world.rank])
     for group, row in zip(groups, advantages[first : first + len(groups)], strict=True):
         for answer, value in zip(group.answers, row, strict=True):

@@ -1,0 +1,1 @@
+"""The advantage of OPO: rewards above the baseline of least variance."""
