@@ -31,6 +31,7 @@ COMPONENTS = [
     ("losses", "discopop", "acme-tk-discopop"),
     ("methods", "balanced-sft", "acme-tk-balanced-sft"),
     ("advantages", "opo", "acme-tk-opo"),
+    ("methods", "raft", "acme-tk-raft"),
     ("rewards", "length", "acme-tk-length"),
     ("rewards", "remote", "acme-tk-remote"),
     ("tuners", "bitfit", "acme-tk-bitfit"),
