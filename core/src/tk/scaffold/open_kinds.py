@@ -54,8 +54,9 @@ def test_it_is_built_from_its_options():
 
 def open_kind(kind: KindSpec) -> tuple[Mapping[str, Any], Mapping[str, str]]:
     """(recipe, template texts) in the form of the folders in `templates/`."""
+    article = "An" if kind.singular[0] in "aeiou" else "A"
     recipe: dict[str, Any] = {
-        "summary": f"A {kind.singular}; say in one line what it does.",
+        "summary": f"{article} {kind.singular}; say in one line what it does.",
         "use": f"tk {kind.name} show $name",
     }
     package = kind.spec.__module__.partition(".")[0]
