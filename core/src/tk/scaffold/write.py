@@ -9,6 +9,7 @@ import shutil
 import tempfile
 import tomllib
 from collections.abc import Mapping
+from importlib import import_module
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -70,9 +71,9 @@ def module_of(name: str) -> str:
 def render(kind: KindSpec, name: str) -> dict[Path, str]:
     """Path in the package -> text of each file."""
     home = files("tk.scaffold") / "templates"
-    own = home / kind.name
+    own = _templates(kind)
     recipe: Mapping[str, Any]
-    if own.is_dir():
+    if own:
         recipe = tomllib.loads((own / "recipe.toml").read_text("utf-8"))
         sources: Mapping[str, str] = {
             entry.name: entry.read_text("utf-8") for entry in own.iterdir() if entry.name.endswith(".tmpl")
@@ -94,6 +95,18 @@ def render(kind: KindSpec, name: str) -> dict[Path, str]:
         Path("README.md"): _read(shared, "README.md.tmpl"),
     }
     return {path: Template(text).substitute(words) for path, text in texts.items()}
+
+
+def _templates(kind: KindSpec) -> Traversable | None:
+    """The folder of a kind's templates: here for the kernel's kinds, else `scaffold/<kind>` of the package that owns it."""
+    package = kind.spec.__module__.partition(".")[0]
+    if package == "tk":
+        own = files("tk.scaffold") / "templates" / kind.name
+    elif hasattr(import_module(package), "__path__"):
+        own = files(package) / "scaffold" / kind.name
+    else:
+        return None
+    return own if own.is_dir() else None
 
 
 def _read(folder: Traversable, name: str) -> str:
