@@ -77,7 +77,7 @@ def test_the_commands_of_the_readme_run_in_their_order(run, here, command, input
     for line in lines:
         if line.startswith("tk "):
             run(line)
-    assert sum(line.startswith("tk ") for line in lines) == 4
+    assert sum(line.startswith("tk ") for line in lines) == 5
     assert len(Path("answers.jsonl").read_text().splitlines()) == 2
     assert (here / "merged" / "model.safetensors").is_file()
     trained = [path for path in (here / "runs").iterdir() if path.name != "quickstart"]
