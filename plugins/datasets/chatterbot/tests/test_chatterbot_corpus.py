@@ -85,7 +85,7 @@ def test_unknown_languages_and_topics_suggest_the_nearest(rows):
 
 
 def test_pairs_hold_an_answer_against_that_of_another_question(rows):
-    data = rows(pairs=True)
+    data = rows(rows="pairs")
     plain = rows()
     assert len(data) == len(plain)
     for i in range(len(data)):
@@ -95,4 +95,21 @@ def test_pairs_hold_an_answer_against_that_of_another_question(rows):
             : len(row["prompt"]) + 1
         ]
     assert data.fingerprint != plain.fingerprint
-    assert data[7] == rows(pairs=True)[7]
+    assert data[7] == rows(rows="pairs")[7]
+
+
+@pytest.mark.parametrize(
+    ("form", "columns"), [("passages", {"query", "positive", "topic"}), ("labels", {"text", "label"})]
+)
+def test_questions_with_their_answer_or_topic_stand_once(rows, form, columns):
+    data, plain = rows(rows=form), rows()
+    questions = [row.data.get("query", row.data.get("text")) for row in (data[i] for i in range(len(data)))]
+    assert len(set(questions)) == len(data) == len({said(plain[i])[0] for i in range(len(plain))}) > 700
+    assert all(set(data[i].data) == columns for i in range(len(data)))
+    asked = {said(row)[0]: row.data for row in (plain[i] for i in reversed(range(len(plain))))}
+    for i in (0, 100, len(data) - 1):
+        row, first = data[i].data, asked[questions[i]]
+        assert row.get("label", row.get("topic")) == first["topic"]
+        assert row.get("positive", first["messages"][1]["content"]) == first["messages"][1]["content"]
+    assert "repeated questions" in data.notes[0]
+    assert data.fingerprint != plain.fingerprint

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from typing import Any
@@ -20,7 +21,7 @@ _FOLDED = " - "
 
 
 class Chatterbot:
-    """Rows {"messages": […], "topic": …} in the order of topics and files, each conversation once."""
+    """Conversations {"messages": […], "topic": …} in the order of topics and files, each once, or what is made of them."""
 
     def __init__(self, options: ChatterbotOptions) -> None:
         self.options = options
@@ -29,10 +30,9 @@ class Chatterbot:
         """All rows. Raises UsageError for a language or topic that the corpus has not."""
         folder = _chosen(files("chatterbot_corpus") / "data", [self.options.language], "language")[0]
         topics = _chosen(folder, self.options.topics, "topic")
-        found = _Conversations([row for topic in topics for row in self._rows(topic)])
-        return _Pairs(found) if self.options.pairs else found
+        return _Rows([row for topic in topics for row in self._conversations(topic)], self.options.rows)
 
-    def _rows(self, topic: Traversable) -> Iterator[Row]:
+    def _conversations(self, topic: Traversable) -> Iterator[Row]:
         name = topic.name.removesuffix(".yml")
         for number, turns in enumerate(_lists(topic), 1):
             origin = f"chatterbot:{name}:{number}"
@@ -43,15 +43,16 @@ class Chatterbot:
                 yield Row({"messages": _messages(said), "topic": name}, origin)
 
 
-class _Conversations:
-    def __init__(self, rows: Sequence[Row]) -> None:
-        unique: dict[str, Row] = {}
-        for row in rows:
-            unique.setdefault(json.dumps(row.data["messages"]), row)
-        self.rows = tuple(unique.values())
-        self.fingerprint = hashlib.sha256("\n".join(unique).encode()).hexdigest()
-        repeated = len(rows) - len(self.rows)
-        self.notes = (f"{repeated} repeated conversations are used once",) if repeated else ()
+class _Rows:
+    """Rows of one form, out of the conversations as they stand in the files."""
+
+    def __init__(self, conversations: Sequence[Row], form: str) -> None:
+        whole = _once(conversations, lambda row: json.dumps(row.data["messages"]))
+        self.rows = FORMS[form](whole)
+        known = "\n".join(json.dumps(row.data["messages"]) for row in whole)
+        self.fingerprint = hashlib.sha256(f"{form}\n{known}".encode()).hexdigest()
+        repeated = len(conversations) - len(self.rows)
+        self.notes = (f"{repeated} repeated {REPEATED[form]} are used once",) if repeated else ()
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -60,25 +61,57 @@ class _Conversations:
         return self.rows[index]
 
 
-class _Pairs:
+def _once(rows: Sequence[Row], key: Callable[[Row], str]) -> list[Row]:
+    """The first row of each key."""
+    unique: dict[str, Row] = {}
+    for row in rows:
+        unique.setdefault(key(row), row)
+    return list(unique.values())
+
+
+def _pairs(conversations: Sequence[Row]) -> list[Row]:
     """Conversations up to their last answer, with that of another conversation as the worse one."""
-
-    def __init__(self, conversations: _Conversations) -> None:
-        self.rows = tuple(row for row in conversations.rows if len(row.data["messages"]) > 1)
-        self.fingerprint = hashlib.sha256(f"{conversations.fingerprint} pairs".encode()).hexdigest()
-        self.notes = conversations.notes
-        self._answers = [_answered(row)[-1]["content"] for row in self.rows]
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> Row:
-        row = self.rows[index]
+    answers = [_answered(row)[-1]["content"] for row in conversations]
+    count, pairs = len(answers), []
+    for index, row in enumerate(conversations):
         *prompt, answer = _answered(row)
-        others = (self._answers[(index + step) % len(self)] for step in range(len(self) // 2, 2 * len(self)))
+        others = (answers[(index + step) % count] for step in range(count // 2, 2 * count))
         other = next(text for text in others if text != answer["content"])
-        data = {"prompt": prompt, "chosen": answer["content"], "rejected": other, "topic": row.data["topic"]}
-        return Row(data, row.origin)
+        pairs.append(replace(row, data={"prompt": prompt, "chosen": answer["content"], "rejected": other, **_topic(row)}))
+    return pairs
+
+
+def _passages(conversations: Sequence[Row]) -> list[Row]:
+    """What is said first as a query, and what is answered as its passage."""
+    rows = _once(conversations, _question)
+    return [
+        replace(row, data={"query": _question(row), "positive": row.data["messages"][1]["content"], **_topic(row)})
+        for row in rows
+    ]
+
+
+def _labels(conversations: Sequence[Row]) -> list[Row]:
+    """What is said first, with the topic as its label."""
+    rows = _once(conversations, _question)
+    return [replace(row, data={"text": _question(row), "label": row.data["topic"]}) for row in rows]
+
+
+FORMS: dict[str, Callable[[Sequence[Row]], list[Row]]] = {
+    "conversations": list,
+    "pairs": _pairs,
+    "passages": _passages,
+    "labels": _labels,
+}
+REPEATED = {"conversations": "conversations", "pairs": "conversations", "passages": "questions", "labels": "questions"}
+
+
+def _question(row: Row) -> str:
+    said: str = row.data["messages"][0]["content"]
+    return said
+
+
+def _topic(row: Row) -> dict[str, str]:
+    return {"topic": row.data["topic"]}
 
 
 def _answered(row: Row) -> list[dict[str, str]]:

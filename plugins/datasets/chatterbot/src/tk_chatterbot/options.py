@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Literal
 
 from tk.config.options import doc
 
@@ -20,6 +20,10 @@ class ChatterbotOptions:
         list[str],
         doc("Topics whose lists are a question followed by several answers to it, where others are dialogues."),
     ] = field(default_factory=lambda: ["computers", "emotion", "psychology"])
-    pairs: Annotated[
-        bool, doc("Preference pairs: the answer, and as the worse one the answer to another question of the corpus.")
-    ] = False
+    rows: Annotated[
+        Literal["conversations", "pairs", "passages", "labels"],
+        doc(
+            "What a row is: a conversation; a preference pair, whose worse answer is that to another question; a question "
+            "as the query of its answer; a question with its topic as the label. The last two have each question once."
+        ),
+    ] = "conversations"
