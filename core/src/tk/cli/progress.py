@@ -9,6 +9,13 @@ from typing import Any, Literal, Protocol, TextIO
 from tk.contracts import TrainPlan, TrainResult
 
 
+TRAINERS = {"loss", "lr", "grad_norm", "epoch", "tokens", "tokens_per_second"}
+"""Figures that every run has; the others are the method's own, what says most first."""
+
+SHOWN = 2
+"""How many of them stand in a line."""
+
+
 class Counted(Protocol):
     """Items whose number is known before they are there."""
 
@@ -34,7 +41,7 @@ def counted(items: Counted, what: str, stream: TextIO, every: float = 5.0) -> It
 
 
 class Progress:
-    """A tracker that shows a run: loss, tokens a second and the time left.
+    """A tracker that shows a run: loss, what the method measures first, tokens a second and the time left.
 
     Lines are at least `every` seconds apart where there is no terminal.
     """
@@ -74,7 +81,9 @@ class Progress:
             text = "  ".join(f"{n} {v:.4f}" for n, v in figures.items() if not n.endswith(("_low", "_high")))
             self._say(f"step {step}/{self._total}  held out: {text}")
             return
-        text = f"loss {figures.get('loss', float('nan')):.4f}  {figures.get('tokens_per_second', 0):,.0f} tokens/s"
+        own = [f"{name} {value:.4f}" for name, value in figures.items() if name not in TRAINERS and "/" not in name]
+        text = "  ".join([f"loss {figures.get('loss', float('nan')):.4f}", *own[:SHOWN]])
+        text += f"  {figures.get('tokens_per_second', 0):,.0f} tokens/s"
         if self._bar is not None:
             self._bar.update(self._task, completed=step, figures=text)
             return

@@ -33,7 +33,7 @@ from tk.contracts.methods import (
     Term,
     Window,
 )
-from tk.contracts.models import LM_HEAD, Exporter, Head, Hub, LoadedModel, ModelFamily, ParamGroup, Tuner
+from tk.contracts.models import LM_HEAD, Exporter, Head, Hub, LoadedModel, ModelFamily, ParamGroup, Pooling, Tuner
 from tk.contracts.runs import (
     Callback,
     Checkpoint,
@@ -80,6 +80,7 @@ __all__ = [
     "OptimizerFactory",
     "ParamGroup",
     "Pass",
+    "Pooling",
     "Reduce",
     "Request",
     "Reward",

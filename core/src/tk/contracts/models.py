@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
+Pooling = Literal["mean", "last", "first"]
+"""How one vector is made of a sequence's hidden states."""
+
+
 @dataclass(frozen=True)
 class Head:
     """What stands on a model's backbone.
@@ -22,11 +26,14 @@ class Head:
     kind: "lm" (the vocabulary), "value" (one number a token), "score" (a number a label, for each sequence) or "none".
     labels: names of a score head's numbers. problem: how they are read, in transformers' words: "regression",
     "single_label_classification" or "multi_label_classification".
+    pooling: how a model without a head makes one vector of a sequence: the mean of its tokens' hidden states, or that of
+    its first or last token; "auto": as the checkpoint says, the mean where it says nothing.
     """
 
     kind: Literal["lm", "value", "score", "none"] = "lm"
     labels: tuple[str, ...] = ()
     problem: str = ""
+    pooling: Pooling | Literal["auto"] = "auto"
 
 
 LM_HEAD = Head()

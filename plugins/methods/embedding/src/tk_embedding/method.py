@@ -1,4 +1,4 @@
-"""Queries and passages to vectors: the mean of the last hidden states, of length 1."""
+"""Queries and passages to vectors of length 1, made of the last hidden states."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Embedding(Offline):
         self.options = options
 
     def roles(self) -> Sequence[Role]:
-        return (Role("policy", head=Head("none")),)
+        return (Role("policy", head=Head("none", pooling=self.options.pooling)),)
 
     def encode(self, samples: Sequence[Sample], template: Template, limit: Limit) -> list[Sequence[Example]]:
         pieces = [self._pieces(sample) for sample in samples]

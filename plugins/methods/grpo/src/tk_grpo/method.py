@@ -113,4 +113,4 @@ class Grpo(Online):
             terms["kl"] = Term((each * counted).sum(), self.options.kl)
             metrics["kl_token"] = (kl * weights).detach()
         count = float(weights.sum())
-        return Step(terms, {**{n: (v.sum(), count) for n, v in metrics.items()}, **fields["figures"]})
+        return Step(terms, {**fields["figures"], **{n: (v.sum(), count) for n, v in metrics.items()}})

@@ -101,7 +101,7 @@ class Ppo(Online):
         of_tokens = {"clipped": clipped, "value_clipped": held, "moved": moved}
         count = float(weights.sum())
         metrics = {name: ((each * weights).sum().detach(), count) for name, each in of_tokens.items()}
-        return Step(terms, metrics | batch.fields["figures"])
+        return Step(terms, {**batch.fields["figures"], **metrics})
 
 
 def value_error(values: Tensor, old: Tensor, returns: Tensor, clip: float | None) -> tuple[Tensor, Tensor]:

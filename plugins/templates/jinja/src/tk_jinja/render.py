@@ -29,21 +29,23 @@ _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 class Renderer:
     """Renders with one template and its variables. Compiled templates are cached by transformers."""
 
-    def __init__(self, tokenizer: Any, options: JinjaOptions) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, tokenizer: Any, options: JinjaOptions, *, takes_media: bool = False) -> None:
+        self._tokenizer, self._takes_media = tokenizer, takes_media
         self._override = _template_text(options.chat_template)
-        if self._override is None and not tokenizer.chat_template:
-            raise UsageError(
-                "The checkpoint has no chat template. Choose a format with --template chatml (or another of "
-                "`tk templates list`), or give one with --template.chat-template FILE."
-            )
+        self.has_source = self._override is not None or bool(tokenizer.chat_template)
+        """Whether there is a template: a checkpoint without one takes plain text."""
         thinking = {} if options.enable_thinking is None else {"enable_thinking": options.enable_thinking}
         self.parts = False
         """Whether contents are given as lists of parts even where they are text alone."""
         self._variables = {**tokenizer.special_tokens_map, **thinking, **options.variables}
 
     def source(self, tools: Sequence[Any] | None) -> str:
-        """The Jinja text; some checkpoints have another one for conversations with tools."""
+        """The Jinja text; some checkpoints have another one for conversations with tools. Raises UsageError for none."""
+        if not self.has_source:
+            raise UsageError(
+                "The checkpoint has no chat template, which conversations need. Choose a format with --template chatml (or "
+                "another of `tk templates list`), or give one with --template.chat-template FILE."
+            )
         try:
             return self._tokenizer.get_chat_template(self._override, tools)
         except ValueError as error:
@@ -72,11 +74,14 @@ class Renderer:
 
     def _given(self, chat: Chat) -> Chat:
         """The conversation with media as the parts that templates know."""
-        return [{**m, "content": _parts(m["content"])} if self.parts or has_media(m["content"]) else m for m in chat]
+        return [{**m, "content": self._parts(m["content"])} if self._has_parts(m["content"]) else m for m in chat]
 
+    def _has_parts(self, content: str) -> bool:
+        return self.parts or (self._takes_media and has_media(content))
 
-def _parts(content: str) -> list[dict[str, str]]:
-    return [{"type": type, "text": text} if type == "text" else {"type": type} for type, text in split(content)]
+    def _parts(self, content: str) -> list[dict[str, str]]:
+        pieces = split(content, self._takes_media)
+        return [{"type": type, "text": text} if type == "text" else {"type": type} for type, text in pieces]
 
 
 def _template_text(given: str | None) -> str | None:

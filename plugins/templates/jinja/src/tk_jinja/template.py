@@ -34,11 +34,11 @@ class JinjaTemplate:
         self, options: JinjaOptions | None = None, *, tokenizer: Any, media: MediaProcessor | None = None
     ) -> None:
         self._tokenizer, self._media = tokenizer, media
-        self._renderer = Renderer(tokenizer, options or JinjaOptions())
+        self._renderer = Renderer(tokenizer, options or JinjaOptions(), takes_media=media is not None)
         self._formats: dict[str, Format] = {}
         spellings = sorted(TokenEncoder(tokenizer).added, key=len, reverse=True)
         self._added = re.compile("|".join(map(re.escape, spellings)) or "(?!)")
-        self._encoder = TokenEncoder(tokenizer, self._format(None).control)
+        self._encoder = TokenEncoder(tokenizer, self._format(None).control if self._renderer.has_source else ())
 
     def encode(self, samples: Sequence[Sample], *, generation: bool = False) -> list[Encoding]:
         """As in the contract. With `generation`, the assistant's next turn begins after all of the messages."""
@@ -67,7 +67,7 @@ class JinjaTemplate:
 
     def stop_ids(self) -> tuple[int, ...]:
         """The template's end-of-turn token, the tokenizer's end of text, and those of generation_config.json."""
-        ends = self._added.findall(self._format(None).final_end)
+        ends = self._added.findall(self._format(None).final_end) if self._renderer.has_source else []
         found = [*map(self._encoder.id_of, ends[-1:]), self._tokenizer.eos_token_id]
         found += _generation_config_ends(self._tokenizer)
         return tuple(dict.fromkeys(i for i in found if i is not None))
@@ -175,8 +175,22 @@ class JinjaTemplate:
                     )
                 )
             out.append((*span, weight))
-        _require_whole(messages, chat, full, origin)
+        self._require_whole(messages, chat, full, origin)
         return sorted(out)
+
+    def _require_whole(self, messages: Sequence[Message], chat: Chat, full: str, origin: str) -> None:
+        """Raise where a template leaves out a part of the last answer, which then would silently not be trained.
+
+        What it leaves out of earlier answers (their thinking) it leaves out in generation as well.
+        """
+        last = messages[-1]
+        if last.role != "assistant" or not weight_of(last):
+            return
+        for name in ("content", "reasoning_content"):
+            spoken = [words.strip() for type, words in split(chat[-1].get(name, ""), self._media is not None) if type == "text"]
+            if any(w not in full and "".join(w.split()) not in "".join(full.split()) for w in spoken):
+                what = "reasoning" if name == "reasoning_content" else "content"
+                raise DataError(located(origin, f"the chat template leaves out {what} of the last message. {_MEND}"))
 
     def _without_end(self, written: Rendered, said: str) -> Rendered:
         """What is still to be written where the assistant itself ended its turn, with the token `said`."""
@@ -215,21 +229,6 @@ def _regions_weighted(
         )
     each = weights if len(regions) == len(weights) else weights[:1] * len(regions)
     return [(a, b, weight) for (a, b), weight in zip(regions, each, strict=True) if weight and b > a]
-
-
-def _require_whole(messages: Sequence[Message], chat: Chat, full: str, origin: str) -> None:
-    """Raise where a template leaves out a part of the last answer, which then would silently not be trained.
-
-    What it leaves out of earlier answers (their thinking) it leaves out in generation as well.
-    """
-    last = messages[-1]
-    if last.role != "assistant" or not weight_of(last):
-        return
-    for name in ("content", "reasoning_content"):
-        spoken = [words.strip() for type, words in split(chat[-1].get(name, "")) if type == "text"]
-        if any(w not in full and "".join(w.split()) not in "".join(full.split()) for w in spoken):
-            what = "reasoning" if name == "reasoning_content" else "content"
-            raise DataError(located(origin, f"the chat template leaves out {what} of the last message. {_MEND}"))
 
 
 def _generation_config_ends(tokenizer: Any) -> list[int]:
