@@ -5,6 +5,7 @@ Every step is a call of a contract, so nothing here knows a model, an engine or 
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -82,6 +83,23 @@ def load(plan: Plan, run: Path | None, head: Head = LM_HEAD) -> tuple[LoadedMode
 def trained_head(plan: Plan) -> Head:
     """What the model that a plan trains ends in."""
     return next((role.head for role in plan.method().roles() if role.trainable), LM_HEAD)
+
+
+USES = {
+    "lm": {"talk to it": "tk chat --run {run}", "answer rows": "tk infer --run {run} --input FILE --to answers.jsonl"},
+    "score": {"score rows": "tk infer --run {run} --input FILE --to scores.jsonl"},
+    "none": {"vectors of rows": "tk embed --run {run} --input FILE --to vectors.jsonl"},
+}
+"""What a trained model can be used for, by the kind of its head: in words -> the command."""
+
+
+def uses_of(plan: Plan, run: Path) -> dict[str, str]:
+    """What can be done with what a run of a plan has trained: in words -> the command."""
+    commands = {
+        **USES.get(trained_head(plan).kind, {}),
+        "write a whole checkpoint": "tk export --run {run} --to FOLDER",
+    }
+    return {what: command.format(run=shlex.quote(str(run))) for what, command in commands.items()}
 
 
 def runtime(plan: Plan, run: Path | None, head: Head = LM_HEAD) -> Runtime:

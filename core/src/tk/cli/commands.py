@@ -275,7 +275,9 @@ def _print_result(result: TrainResult) -> None:
     print(
         f"\nrun       {result.output}\nreport    {result.output / 'report.html'}\ntrained   {result.output / 'final'}"
     )
-    print(f"\nnext      tk chat --run {result.output}\n          tk export --run {result.output} --to merged")
+    print()
+    for number, command in enumerate(result.next.values()):
+        print(f"{'' if number else 'next':10}{command}")
 
 
 def _figure(figures: Mapping[str, float], name: str) -> str:

@@ -8,7 +8,6 @@ from typing import Any, Literal, Protocol, TextIO
 
 from tk.contracts import TrainPlan, TrainResult
 
-
 TRAINERS = {"loss", "lr", "grad_norm", "epoch", "tokens", "tokens_per_second"}
 """Figures that every run has; the others are the method's own, what says most first."""
 

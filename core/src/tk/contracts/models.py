@@ -27,13 +27,13 @@ class Head:
     labels: names of a score head's numbers. problem: how they are read, in transformers' words: "regression",
     "single_label_classification" or "multi_label_classification".
     pooling: how a model without a head makes one vector of a sequence: the mean of its tokens' hidden states, or that of
-    its first or last token; "auto": as the checkpoint says, the mean where it says nothing.
+    its first or last token; None: as the checkpoint says, the mean where it says nothing.
     """
 
     kind: Literal["lm", "value", "score", "none"] = "lm"
     labels: tuple[str, ...] = ()
     problem: str = ""
-    pooling: Pooling | Literal["auto"] = "auto"
+    pooling: Pooling | None = None
 
 
 LM_HEAD = Head()

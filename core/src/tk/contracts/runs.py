@@ -121,6 +121,7 @@ class TrainResult:
     samples: held-out prompts with the model's answers: prompt (messages), reference, before, after.
     stopped: why the run ended early; a signal's name where it is not finished and can be resumed.
     dropped: optimizer steps that were left out, because a loss or gradient was not finite.
+    next: what can be done with it: in words -> the command.
     """
 
     output: Path
@@ -135,6 +136,7 @@ class TrainResult:
     stopped: str = ""
     samples: Sequence[Mapping[str, Any]] = ()
     dropped: int = 0
+    next: Mapping[str, str] = field(default_factory=dict)
 
 
 @runtime_checkable

@@ -34,6 +34,7 @@ INFO = {
          "skipped": {"the answer is empty": 7, "longer than 512 tokens": 2}, "fingerprint": "ab" * 32}
     ],
     "result": {"steps": 40, "seconds": 61.5, "tokens": 12345, "peak_memory": 2_000_000_000, "stopped": "",
+               "next": {"talk to it": "tk chat --run it"},
                "checkpoints": [{"path": "checkpoint-40", "step": 40, "metrics": {"loss": 1.2}}]},
     "evals": {"first": EVALS[0], "last": EVALS[1]},
     "samples": [{"prompt": "Hi", "reference": "Hello", "before": "<b>Hm</b>", "after": "Hello & welcome"}],
@@ -98,7 +99,8 @@ def test_the_page_shows_what_the_run_came_to(tmp_path):
         "61.5 s",
         "2.00 GB",
         "rank: 8",
-        f"tk chat --run {tmp_path}",
+        "Talk to it tk chat --run it",
+        f"tk train --config {tmp_path}/config.yaml",
     ):
         assert shown in text, shown
 

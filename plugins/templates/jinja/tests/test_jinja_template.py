@@ -101,7 +101,9 @@ def test_no_chat_template_names_the_mend(smollm2: Any) -> None:
 @pytest.mark.parametrize("said", ["\U0010fffb", "a\U0010fffdb", "\U0010fffc"])
 def test_characters_that_mark_media_are_text_where_none_are_taken(smollm2: Any, said: str) -> None:
     messages = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": said}]
-    encoding = JinjaTemplate(tokenizer=smollm2).encode([Sample(messages=(Message("user", "hi"), Message("assistant", said)))])[0]
+    encoding = JinjaTemplate(tokenizer=smollm2).encode(
+        [Sample(messages=(Message("user", "hi"), Message("assistant", said)))]
+    )[0]
     expected = smollm2.apply_chat_template(messages, return_dict=True)["input_ids"]
     assert list(encoding.ids) == expected
     trained = [token for token, weight in zip(encoding.ids, encoding.weights, strict=True) if weight]

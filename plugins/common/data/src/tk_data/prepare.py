@@ -112,7 +112,7 @@ def prepare_data(
     limit = Limit(data.max_length if data.max_length is not None else max_length, data.truncation)
     training = [open_source(registry, name, section) for name, section in data.sources.items()]
     evaluating = [open_source(registry, name, section) for name, section in evaluation.sources.items()]
-    held = _held_out([len(reading) for reading in training], evaluation.hold_out, seed)
+    held = held_out([len(reading) for reading in training], evaluation.hold_out, seed)
     rejects = Rejects()
     encoder = Encoder(method, template, limit, data.on_error, rejects, progress or (lambda *_: None))
     kept = [_others(len(reading), taken) for reading, taken in zip(training, held, strict=True)]
@@ -127,7 +127,7 @@ def prepare_data(
     return Prepared(train, joined, _spans(both), report, limit, rejects, both)
 
 
-def _held_out(counts: Sequence[int], wish: float, seed: int) -> list[list[int]]:
+def held_out(counts: Sequence[int], wish: float, seed: int) -> list[list[int]]:
     """Rows of each training source that are not trained on, in the order in which they were drawn."""
     total = sum(counts)
     if wish >= 1 and wish != int(wish):

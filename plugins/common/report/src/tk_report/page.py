@@ -300,21 +300,17 @@ def _checkpoints(run: Run) -> str:
 
 
 def _next(run: Run) -> str:
-    given = run.info.get("next")
-    if isinstance(given, list) and given:
-        return f"<pre>{esc(chr(10).join(str(line) for line in given))}</pre>"
-    if not run.part("result"):
+    result = run.part("result")
+    if not result:
         return ""
     folder = shlex.quote(str(run.folder))
-    commands = (
-        ("Talk to the model", f"tk chat --run {folder}"),
-        ("Answer a file of prompts", f"tk infer --run {folder} --data prompts.jsonl"),
-        ("Write a plain checkpoint, adapter merged", f"tk export --run {folder} --output {folder}/merged"),
-        ("Run it again", f"tk train --config {folder}/config.yaml --output {folder}-again"),
-    )
+    again = f"tk train --config {folder}/config.yaml --output {folder}-again"
+    commands = {**(result.get("next") or {}), "run it again": again}
     final = run.folder / "final"
     where = f"<p>The trained weights are in <code>{esc(final)}</code>.</p>" if final.is_dir() else ""
-    return where + "".join(f"<h3>{what}</h3><pre>{esc(command)}</pre>" for what, command in commands)
+    return where + "".join(
+        f"<h3>{esc(what).capitalize()}</h3><pre>{esc(command)}</pre>" for what, command in commands.items()
+    )
 
 
 def _circumstances(run: Run) -> str:

@@ -198,10 +198,8 @@ def build_scored(
                 f"role {role.name!r} needs a {role.head.kind} head, and {type(models[key].module).__name__} has none"
             )
         untuned = tuner.adapter_off if role.adapter_off and tuner else None
-        pooling = models[key].head.pooling
-        seats[role.name] = Seat(
-            key, routes[key], untuned, role.name if role.name in heads else "", "mean" if pooling == "auto" else pooling
-        )
+        own, pooling = role.name if role.name in heads else "", models[key].head.pooling or "mean"
+        seats[role.name] = Seat(key, routes[key], untuned, own, pooling)
     return ScoredModel({key: models[key].module for key in routes}, seats, chunk, heads)
 
 

@@ -77,7 +77,9 @@ def _pairs(conversations: Sequence[Row]) -> list[Row]:
         *prompt, answer = _answered(row)
         others = (answers[(index + step) % count] for step in range(count // 2, 2 * count))
         other = next(text for text in others if text != answer["content"])
-        pairs.append(replace(row, data={"prompt": prompt, "chosen": answer["content"], "rejected": other, **_topic(row)}))
+        pairs.append(
+            replace(row, data={"prompt": prompt, "chosen": answer["content"], "rejected": other, **_topic(row)})
+        )
     return pairs
 
 

@@ -42,7 +42,9 @@ class TransformersExporter:
         return folder
 
     def _check_keys(self, model: LoadedModel, folder: Path) -> None:
-        computed = {name for name, _ in model.module.named_buffers()}  # older checkpoints hold position ids and the like
+        computed = {
+            name for name, _ in model.module.named_buffers()
+        }  # older checkpoints hold position ids and the like
         base, written = _keys(Path(model.path)) - computed, _keys(folder) - computed
         if model.head.kind != "lm":
             prefix = f"{model.module.base_model_prefix}."

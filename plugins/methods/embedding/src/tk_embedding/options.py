@@ -13,8 +13,10 @@ class EmbeddingOptions:
     """Options of `embedding`."""
 
     pooling: Annotated[
-        Literal["auto", "mean", "last", "first"],
-        doc("How a vector is made of a text's tokens: their mean, or the last or first; auto is as the checkpoint says."),
-    ] = "auto"
+        Literal["mean", "last", "first"] | None,
+        doc(
+            "How a vector is made of a text's tokens: their mean, the last or the first; as the checkpoint says unless given."
+        ),
+    ] = None
     query_prefix: Annotated[str, doc("Text before every query, such as an instruction.")] = ""
     passage_prefix: Annotated[str, doc("Text before every passage.")] = ""

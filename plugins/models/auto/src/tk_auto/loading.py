@@ -87,7 +87,7 @@ def load(folder: Path, device: str, dtype: str, head: Head, attention: str, trus
     if device not in ("meta", "cpu"):
         module = module.to(device)
     module.eval()
-    if head.kind == "none" and head.pooling == "auto":
+    if head.kind == "none" and head.pooling is None:
         head = replace(head, pooling=sentences.pooling_of(folder))
     return LoadedModel(
         module, tokenizer, str(folder), head=head, groups=groups_of(module), supports=supports_of(module, head)

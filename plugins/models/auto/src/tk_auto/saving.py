@@ -30,7 +30,7 @@ def save(model: LoadedModel, folder: Path, weights: Mapping[str, Tensor] | None 
             model.media.save(str(work))
         if model.head.kind == "none":
             size = model.module.config.get_text_config().hidden_size
-            sentences.write(work, "mean" if model.head.pooling == "auto" else model.head.pooling, size)
+            sentences.write(work, model.head.pooling or "mean", size)
 
 
 def state_of(module: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -187,7 +187,11 @@ class JinjaTemplate:
         if last.role != "assistant" or not weight_of(last):
             return
         for name in ("content", "reasoning_content"):
-            spoken = [words.strip() for type, words in split(chat[-1].get(name, ""), self._media is not None) if type == "text"]
+            spoken = [
+                words.strip()
+                for type, words in split(chat[-1].get(name, ""), self._media is not None)
+                if type == "text"
+            ]
             if any(w not in full and "".join(w.split()) not in "".join(full.split()) for w in spoken):
                 what = "reasoning" if name == "reasoning_content" else "content"
                 raise DataError(located(origin, f"the chat template leaves out {what} of the last message. {_MEND}"))

@@ -146,7 +146,7 @@ def split(method: Method, outputs: Mapping[str, Rows], batch: Batch, singles: Se
 
 
 def summary(records: Sequence[Record], coefs: Mapping[str, float], resamples: int, seed: int) -> dict[str, float]:
-    """Weighted means over the records, the 2.5% and 97.5% points of their bootstrap distributions, and their number."""
+    """Weighted means over the records, the 2.5% and 97.5% points of their bootstrap distributions, and how many rows they are of."""
     if not records:
         return {"rows": 0}
     terms, metrics = sorted(coefs), sorted({name for record in records for name in record.metrics})
@@ -176,7 +176,7 @@ def summary(records: Sequence[Record], coefs: Mapping[str, float], resamples: in
             found |= {name: mean, f"{name}_low": float(low[i]), f"{name}_high": float(high[i])}
         elif len(terms) > 1:
             found[name] = mean
-    return found | {"rows": len(records)}
+    return found | {"rows": sum(len(record.members) for record in records)}
 
 
 def _ratio(sums: np.ndarray, weights: np.ndarray) -> np.ndarray:

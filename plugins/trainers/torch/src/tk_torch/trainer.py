@@ -17,6 +17,7 @@ from tk.compose import Plan
 from tk.contracts import Checkpoint, Moment, Schedule, Strategy, Tracker, TrainPlan, TrainResult, Window, World
 from tk.errors import TkError
 from tk.files import explained
+from tk.inference import uses_of
 from tk.scoring import means
 from tk_parallel.processes import exchange
 from tk_torch import files, resume
@@ -291,6 +292,7 @@ class _Run:
             stopped=self.callbacks.stop or ("" if finished else interrupted),
             samples=samples,
             dropped=progress.dropped,
+            next=uses_of(self.plan, self.folder) if finished else {},
         )
         if self.record:
             evals = {"first": progress.first.get("sets", {}), "last": progress.evals.get("sets", {})}
