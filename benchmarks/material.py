@@ -68,6 +68,22 @@ def pairs(path: Path, count: int, checkpoint: Path) -> Path:
     return path
 
 
+def prompts(count: int, checkpoint: Path) -> list[str]:
+    """Texts of about 200 tokens with the chat template's own, that ask for long answers."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint, local_files_only=True)
+    draw = random.Random(0)
+    said = [text for pair in _pairs() for text in pair]
+    asked = "Write a very long story in which all of these words are said:"
+
+    def text(tokens: int) -> str:
+        words = " ".join(draw.choices(said, k=tokens))
+        return str(tokenizer.decode(tokenizer(words, add_special_tokens=False)["input_ids"][:tokens]))
+
+    return [f"{asked} {text(200 - TEMPLATE_TOKENS - 16)}" for _ in range(count)]
+
+
 def _pairs() -> list[tuple[str, str]]:
     opened = Chatterbot(ChatterbotOptions()).open()
     turns = [[m["content"] for m in opened[i].data["messages"][:2]] for i in range(len(opened))]

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import dpo
 import first_step
+import grpo
 import pictures
 import startup
 import throughput
@@ -23,6 +24,7 @@ BENCHMARKS: Sequence[tuple[str, Callable[[bool], list[Section]]]] = (
     ("first_step.py", lambda quick: [first_step.run(quick)]),
     ("throughput.py", lambda quick: throughput.run(quick)),
     ("dpo.py", lambda quick: [dpo.run(quick)]),
+    ("grpo.py", lambda quick: [grpo.run(quick)]),
     ("pictures.py", lambda quick: [pictures.run(quick)]),
 )
 

@@ -19,6 +19,7 @@ from tk_parallel.processes import exchange
 from tk_torch.assemble import Parts, load
 from tk_torch.ranks import together
 from tk_torch.settings import Configured
+from tk_torch.speed import Speed
 from tk_torch.update import to_device
 
 
@@ -28,12 +29,14 @@ class Running(Configured):
     moment: how far the run is. heard: what rewards have told besides their scores.
     """
 
-    def __init__(self, plan: Plan, parts: Parts, module: nn.Module, strategy: Strategy, world: World) -> None:
+    def __init__(
+        self, plan: Plan, parts: Parts, module: nn.Module, strategy: Strategy, world: World, speed: Speed
+    ) -> None:
         super().__init__(plan)
         self.world, self.template, self.layout = world, parts.template, parts.layout
         self._plan, self._parts = plan, parts
         self._module = module
-        self._strategy = strategy
+        self._strategy, self._speed = strategy, speed
         self.moment: Callable[[], Moment] = Moment
         self.heard = Heard()
 
@@ -43,7 +46,7 @@ class Running(Configured):
             return []
         self._module.eval()
         try:
-            with torch.no_grad():
+            with self._speed.phase("generate"), torch.no_grad():
                 return self._engine.generate(requests)
         finally:
             self._parts.training_mode(self._module)
@@ -62,7 +65,8 @@ class Running(Configured):
         """Raises TkError, on every rank, for a reward that misbehaves on any."""
         flat = list(zip(samples, completions, strict=True))
         rewards = self._parts.rewards if flat else {}
-        return dict(together(self._strategy, lambda: score(rewards, flat, self.moment(), self.heard)))
+        with self._speed.phase("reward"):
+            return dict(together(self._strategy, lambda: score(rewards, flat, self.moment(), self.heard)))
 
     def gather(self, value: Any) -> list[Any]:
         """Every rank's value."""
@@ -72,7 +76,7 @@ class Running(Configured):
         """Statistics of each batch, without gradient and without dropout."""
         self._module.eval()
         try:
-            with torch.no_grad():
+            with self._speed.phase("score"), torch.no_grad():
                 moved = [to_device(batch, self.world.device) for batch in batches]
                 return [self._module(batch.inputs, batch.fields, passes) for batch in moved]
         finally:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -124,7 +123,7 @@ class _Run:
         self.optimizer = plan.one("optim").build()(parts.parameter_groups())
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
         self.schedule: Schedule = plan.one("scheduler").build()
-        self.session = Running(plan, parts, self.module, strategy, world)
+        self.session = Running(plan, parts, self.module, strategy, world, self.speed)
         self.source = parts.method.source(parts.loader, self.session)
         self.total = len(self.source)
         self.session.moment = lambda: Moment(self.progress.step, self.total, self.progress.epoch)
@@ -161,10 +160,14 @@ class _Run:
         progress, callbacks = self.progress, self.callbacks
         with closing(_closable(self.source.windows(progress.cursor))) as windows:
             while progress.step < self.total and not callbacks.stop:
-                window = next(windows, None)
+                with self.speed.phase("data"):
+                    window = next(windows, None)
                 if window is None:
                     raise TkError(f"The data source ended after {progress.step} of {self.total} windows.")
-                interrupted = self._step(window, signals)
+                before = progress.tokens
+                with self.speed.phase("update"):
+                    interrupted = self._step(window, signals)
+                self.speed.step(progress.tokens - before)
                 self.source.updated(progress.step, self.session)
                 callbacks.on_step(self.metrics)
                 last = progress.step == self.total or bool(callbacks.stop)
@@ -181,7 +184,7 @@ class _Run:
 
     def _step(self, window: Window, signals: Signals) -> str:
         """One optimizer step on a window; returns the name of a signal that any rank has received."""
-        progress, begun = self.progress, time.perf_counter()
+        progress = self.progress
         totals = self.updater.totals(window.batches)
         factor = self.schedule(progress.step, self.total) * self.callbacks.lr_scale
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
@@ -199,7 +202,6 @@ class _Run:
             self.record.samples(progress.step, [sample for part in told for sample in part["samples"]])
             self.record.notes(progress.step, [note for part in told for note in part["heard"]["notes"]])
         self.callbacks.step = progress.step
-        self.speed.add(totals.tokens, time.perf_counter() - begun)
         self.metrics = {
             **means([part["heard"]["figures"] for part in told]),
             **found,
@@ -229,7 +231,7 @@ class _Run:
         )
 
     def _log(self) -> None:
-        self.metrics["tokens_per_second"] = self.speed.take()
+        self.metrics |= self.speed.take()
         if self.record:
             self.record.log(self.progress.step, self.metrics, tokens=self.progress.tokens)
 
@@ -246,6 +248,7 @@ class _Run:
             resamples=self.options.resamples,
         )
         self.session.heard.taken()  # what rewards log is of training steps
+        self.speed.forget()
         flat = found.flat()
         self.progress.evals = {"sets": found.sets, "flat": flat}
         if self.record:
