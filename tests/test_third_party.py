@@ -26,6 +26,7 @@ EXAMPLES = sorted(path.parent for path in (ROOT / "examples" / "plugins").glob("
 
 COMPONENTS = [
     ("models", "acme", "acme-tk-model"),
+    ("models", "internvl", "acme-tk-internvl"),
     ("templates", "acme-chat", "acme-tk-model"),
     ("losses", "poly-1", "acme-tk-poly"),
     ("losses", "discopop", "acme-tk-discopop"),

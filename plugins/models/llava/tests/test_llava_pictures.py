@@ -27,7 +27,7 @@ from tk_tensor.tokens import Tokens
 def test_a_picture_of_any_size_takes_the_tokens_that_the_processor_says_and_the_model_makes(made: Any) -> None:
     sizes = [tuple(size) for size in np.random.default_rng(0).integers(8, 200, (200, 2)).tolist()]
     media = made.model.media
-    counted = [media.count(Medium("image", "", size)) for size in sizes]
+    counted = [len(media.ids(Medium("image", "", size))) for size in sizes]
     said = made.processor._get_num_multimodal_tokens(image_sizes=sizes)["num_image_tokens"]
     assert counted == said
     assert len(set(counted)) == 1 or len(set(counted)) > 12
@@ -36,7 +36,7 @@ def test_a_picture_of_any_size_takes_the_tokens_that_the_processor_says_and_the_
         tensors = media.prepare(media.processor, [picture], [Medium("image", "", (height, width))])
         with torch.no_grad():
             features = made.model.module.get_image_features(**tensors).pooler_output
-        assert [len(f) for f in features] == [media.count(Medium("image", "", (height, width)))]
+        assert [len(f) for f in features] == [len(media.ids(Medium("image", "", (height, width))))]
 
 
 def test_a_strip_that_would_be_resized_beyond_all_measure_is_refused_with_its_row(made: Any, tmp_path: Path) -> None:

@@ -46,7 +46,8 @@ class Pictures:
     """Pictures of one model.
 
     processor: transformers' image processor. folder: of the checkpoint. marks, surround: the token id that stands for
-    a picture, and what a chat format writes for one. count: tokens of a picture. place: [axes, L] positions.
+    a picture, and what a chat format writes for one. ids: what takes the place of that token, by the picture's size.
+    place: [axes, L] positions.
     """
 
     reader: Reader
@@ -54,7 +55,7 @@ class Pictures:
     folder: Path
     marks: Mapping[str, int]
     surround: Mapping[str, str]
-    count: Callable[[Medium], int]
+    ids: Callable[[Medium], Sequence[int]]
     place: Positions | None = None
     prepare: Prepare = one_by_one
 
@@ -74,7 +75,7 @@ class Pictures:
         return media
 
     def tokens(self, media: Sequence[Medium]) -> list[Sequence[int]]:
-        return [[self.marks[medium.type]] * self._counted(medium) for medium in media]
+        return [self._spelled(medium) for medium in media]
 
     def positions(self, ids: Sequence[int], media: Sequence[Medium]) -> np.ndarray | None:
         return None if self.place is None else self.place(ids, media)
@@ -110,9 +111,9 @@ class Pictures:
             if whole.is_file() and "image_processor" in (known := json.loads(whole.read_text(encoding="utf-8"))):
                 _write(whole, {**known, "image_processor": own})
 
-    def _counted(self, medium: Medium) -> int:
+    def _spelled(self, medium: Medium) -> Sequence[int]:
         try:
-            return self.count(medium)
+            return self.ids(medium)
         except ValueError as error:  # what transformers says of sizes that a model does not take
             height, width = medium.size[-2:]
             raise DataError(f"{medium.origin}: a picture of {width}×{height} pixels: {error}") from error

@@ -35,13 +35,14 @@ def _pictures(model: LoadedModel, outline: Outline, section: MediaSection) -> Pi
     folder, config = Path(model.path), model.module.config
     processor = image_processor(folder)
     grouped = "batch_num_images" in processor.model_input_names
+    count = _enlarged_within(section.pixel_limit, processor, outline.count(in_company=grouped))
     pictures = Pictures(
         Reader(section),
         processor,
         folder,
         marks={"image": config.image_token_id},
         surround={"image": f"{model.tokenizer.convert_ids_to_tokens(config.image_token_id)}\n"},
-        count=_enlarged_within(section.pixel_limit, processor, outline.count(in_company=grouped)),
+        ids=lambda medium: [config.image_token_id] * count(medium),
         prepare=by_sample if grouped else one_by_one,
     )
     _check_fit(pictures, config)

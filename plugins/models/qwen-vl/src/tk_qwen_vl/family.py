@@ -64,14 +64,14 @@ class QwenVL(AutoFamily):
                 f"model.min_pixels: {processor.size['shortest_edge']} is more than max_pixels "
                 f"{processor.size['longest_edge']}."
             )
-        grid = Grids(processor)
+        grid, mark = Grids(processor), model.module.config.image_token_id
         return Pictures(
             Reader(section),
             processor,
             Path(model.path),
-            marks={"image": model.module.config.image_token_id},
+            marks={"image": mark},
             surround={"image": "<|vision_start|><|image_pad|><|vision_end|>"},
-            count=grid.count,
+            ids=lambda medium: [mark] * grid.count(medium),
             place=partial(positions, grid=grid),
         )
 
