@@ -49,9 +49,12 @@ class Progress:
         self._stream, self._every = stream, every
         self._bar: Any = None
         self._task: Any = None
+        self._between: Any = None
         self._total = 0
         self._last = 0.0
         self._first: tuple[int, float] | None = None
+        self._began: float | None = None
+        self._last_between = 0.0
 
     def start(self, plan: TrainPlan, config: Mapping[str, Any], step: int) -> None:
         self._total = plan.steps
@@ -93,6 +96,25 @@ class Progress:
             if step > before:  # the time of the first step is not known: an evaluation and answers came before it
                 text += f"  {(now - then) / (step - before) * (self._total - step):.0f} s left"
             self._say(f"step {step}/{self._total}  {text}")
+
+    def progress(self, what: str, done: int, total: int) -> None:
+        """Work between steps: a bar of its own on a terminal, which goes when it is done."""
+        if self._bar is not None:
+            if self._between is None:
+                self._between = self._bar.add_task(what, total=total, figures=what)
+            self._bar.update(self._between, completed=done)
+            if done >= total:
+                self._bar.remove_task(self._between)
+                self._between = None
+            return
+        now = time.monotonic()
+        if self._began is None:
+            self._began = self._last_between = now
+        if done >= total:
+            self._began = None
+        elif done and now - self._last_between >= self._every:
+            self._last_between = now
+            self._say(f"{what} {done}/{total}  {(now - self._began) / done * (total - done):.0f} s left")
 
     def finish(self, result: TrainResult | None) -> None:
         if self._bar is not None:

@@ -131,6 +131,9 @@ class Role:
     head: what its module ends in.
     lr_scale: factor on the learning rate of its parameters.
     checkpoint: another checkpoint than the run's.
+    precomputed: a frozen role whose statistics of each example are computed once, before the first step, and kept with
+        the run; then its model is let go. For methods whose source is the data. Where it shares a module, it is that
+        module as the run begins.
     """
 
     name: str
@@ -140,6 +143,7 @@ class Role:
     head: Head = LM_HEAD
     lr_scale: float = 1.0
     checkpoint: str = ""
+    precomputed: bool = False
 
 
 @dataclass(frozen=True)

@@ -211,6 +211,8 @@ class Tracker(Protocol):
     """Where figures go. Built as `target([options], folder=Path)`; used on rank 0 only.
 
     folder: what it keeps on disk goes there: `<run>/<tracker>`, not there yet, and gone when the run is overwritten.
+    One that shows how far long work between steps is (an evaluation, say) has
+    `progress(what: str, done: int, total: int) -> None`.
     """
 
     def start(self, plan: TrainPlan, config: Mapping[str, Any], step: int) -> None:

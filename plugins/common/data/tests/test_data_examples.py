@@ -85,3 +85,14 @@ def test_number_types(value, dtype):
 
 def test_spans_follow_one_another():
     assert spans({"a": 2, "b": 0, "c": 3}) == {"a": range(2), "b": range(2, 2), "c": range(2, 5)}
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=20))
+def test_a_value_that_comes_later_stands_with_its_example(kinds):
+    stored = ExampleSet(example([i], **({"more": [i]} if kind else {})) for i, kind in enumerate(kinds))
+    stored.add_value("found", [np.full(i % 3, i, dtype=np.float32) for i in range(len(kinds))])
+    for i, kind in enumerate(kinds):
+        assert stored[i].values["found"].tolist() == [float(i)] * (i % 3)
+        assert ("more" in stored[i].values) == kind
+    with pytest.raises(ValueError, match="values 'found' for"):
+        stored.add_value("found", [])

@@ -45,6 +45,13 @@ class ExampleSet(Sequence[Example]):
         length, repeated = int(self.lengths[index]), int(self.repeated[index])
         return Example(length, values, weights, self._origins[index], media, repeated)
 
+    def add_value(self, name: str, arrays: Sequence[NDArray[Any]]) -> None:
+        """One more value of every example, 1-D arrays in the examples' order."""
+        if len(arrays) != len(self):
+            raise ValueError(f"{len(arrays)} values {name!r} for {len(self)} examples")
+        for number, table in enumerate(self._tables):
+            table.columns[name] = _Ragged([arrays[i] for i in np.flatnonzero(self._table == number)])
+
     @property
     def has_media(self) -> bool:
         return bool(self._media)

@@ -73,6 +73,7 @@ class ScoredModel(nn.Module):
 
         inputs: of the models' forward. fields: `select` and `targets` for statistics of tokens; `segments` and `lengths`
         for `pooled`, `ends` for `score` and `pooled`; `head_chunks` (int) where ranks agreed on the calls of the head.
+        `given`: statistics that are known already, by key and name, for which no model is asked.
         Passes without gradient come first and run without dropout. A pass is a forward, but where roles share a
         module: the first passes of each are one, and so on.
         """
@@ -82,7 +83,13 @@ class ScoredModel(nn.Module):
         outputs: dict[str, dict[str, Tensor]] = {}
         states: States = {}
         asked: Counter[tuple[str, bool]] = Counter()
+        given: Mapping[str, Mapping[str, Tensor]] = fields.get("given", {})
         for request in sorted(passes, key=lambda p: p.grad):
+            if request.key in given:
+                outputs[request.key] = dict(given[request.key])
+                continue
+            if request.role not in self.seats:
+                raise TkError(f"role {request.role!r} is precomputed, and a batch comes without what it says of it")
             seat = self.seats[request.role]
             module = self.modules_by_role[seat.key]
             with ExitStack() as stack:
@@ -94,6 +101,12 @@ class ScoredModel(nn.Module):
                 outputs[request.key] = self._score(request, inputs, fields, states, asked[request.role, request.grad])
             asked[request.role, request.grad] += 1
         return outputs
+
+    def leave(self, role: str) -> None:
+        """A frozen role takes no further part; its module goes, where no other role has it."""
+        key = self.seats.pop(role).key
+        if all(seat.key != key for seat in self.seats.values()):
+            del self.modules_by_role[key]
 
     def _score(
         self, request: Pass, inputs: Mapping[str, Any], fields: Mapping[str, Any], states: States, number: int

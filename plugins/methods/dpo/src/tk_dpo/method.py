@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor
 
 from tk.contracts import Batch, Example, Layout, Limit, Loss, Reduce, Role, Rows, Step, Template
@@ -13,6 +14,9 @@ from tk_tensor.branches import collate_trees
 from tk_tensor.offline import Offline
 from tk_tensor.pairs import paired
 from tk_tensor.preferences import encoded_pairs, tree_of
+
+ROUNDING = 1e-6
+"""Of the log-probs of a pair: by less, one answer does not gain more than the other."""
 
 
 class Dpo(Offline):
@@ -26,9 +30,10 @@ class Dpo(Offline):
         policy = Role("policy")
         if "reference" not in self.objective.roles:
             return (policy,)
-        if self.options.reference:
-            return (policy, Role("reference", trainable=False, checkpoint=self.options.reference))
-        return (policy, Role("reference", trainable=False, of="policy", adapter_off=True))
+        other, once = self.options.reference, self.options.precompute_reference
+        if other:
+            return (policy, Role("reference", trainable=False, checkpoint=other, precomputed=once))
+        return (policy, Role("reference", trainable=False, of="policy", adapter_off=True, precomputed=once))
 
     def encode(self, samples: Sequence[Sample], template: Template, limit: Limit) -> list[Sequence[Example]]:
         return [
@@ -54,8 +59,9 @@ class Dpo(Offline):
             before = paired(reduce(stats["reference.logps"] * weights))
             gains = [after - reference for after, reference in zip(gains, before, strict=True)]
         margin = gains[0] - gains[1]
+        more = torch.where(margin.abs() > ROUNDING * (chosen.abs() + rejected.abs()), margin.sign(), 0.0)
         found = {
-            "accuracy": (margin.sign() + 1) / 2,
+            "accuracy": (more + 1) / 2,
             "margin": margin,
             "chosen_logps": chosen,
             "rejected_logps": rejected,

@@ -15,3 +15,7 @@ class DpoOptions:
     reference: Annotated[
         str | None, doc("Checkpoint of the reference model; by default the model as it was before training.")
     ] = None
+    precompute_reference: Annotated[
+        bool,
+        doc("The reference's log-probs once, before the first step, kept with the run; then its model is let go."),
+    ] = False

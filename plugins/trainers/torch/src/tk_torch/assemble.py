@@ -17,6 +17,7 @@ from tk.scoring import Scorer, scorers
 from tk_data.layout import layout_for
 from tk_data.loader import Loader
 from tk_data.prepare import Prepared, prepare
+from tk_tensor.given import Collate, with_given
 from tk_tensor.packing import probe_packing, probe_shared_prefix
 from tk_tensor.scored import ScoredModel, build_scored
 from tk_torch.settings import Configured
@@ -27,12 +28,14 @@ from tk_torch.start import Start
 class Parts:
     """The parts of a run.
 
+    collate: the method's, with what precomputed roles say of the examples.
     models, tuners: by the role that owns the module; tuners of trained roles only. notes: what a user should know.
     """
 
     method: Method
+    collate: Collate
     roles: Sequence[Role]
-    models: Mapping[str, LoadedModel]
+    models: dict[str, LoadedModel]
     tuners: Mapping[str, Tuner]
     template: Template
     data: Prepared
@@ -72,10 +75,11 @@ class Parts:
                 model.module.eval()
 
 
-def assemble(plan: Plan, world: World, *, device: str, start: Start | None = None) -> Parts:
+def assemble(plan: Plan, world: World, *, device: str, start: Start | None = None, precomputed: bool = False) -> Parts:
     """Load models, put tuners on, prepare the data. device "meta": shapes only, no weights.
 
-    start: weights that the first trained role begins with.
+    start: weights that the first trained role begins with. precomputed: what precomputed roles say is known already, so
+    that they need no model.
     Everything random is drawn from torch's stream as it stands, which must be the same on every rank.
     Raises TkError and UsageError with the mend.
     """
@@ -83,10 +87,11 @@ def assemble(plan: Plan, world: World, *, device: str, start: Start | None = Non
     if hasattr(method, "check"):
         method.check(Configured(plan))
     rewards = scorers(plan)
-    models, tuners = _models(plan, method.roles(), device, start)
+    taking_part = [role for role in method.roles() if not (precomputed and role.precomputed)]
+    models, tuners = _models(plan, taking_part, device, start)
     if not tuners:
         raise UsageError(f"method {plan.one('method').name}: none of its roles is trained.")
-    roles = [replace(role, of="", adapter_off=False) if role.name in models else role for role in method.roles()]
+    roles = _untuned(taking_part, models, tuners, start)
     policy = models[next(iter(tuners))]
     _check_packing(plan, models)
     notes: list[str] = []
@@ -100,9 +105,10 @@ def assemble(plan: Plan, world: World, *, device: str, start: Start | None = Non
         media=policy.media,
         touch=data.train.has_media or data.eval.has_media,
     )
+    collate = with_given(method.collate)
     loader = Loader(
         data.train,
-        method.collate,
+        collate,
         layout,
         batch_size=config.train.batch_size,
         micro_batch_size=config.train.micro_batch_size,
@@ -115,7 +121,7 @@ def assemble(plan: Plan, world: World, *, device: str, start: Start | None = Non
         workers=config.data.workers,
     )
     scored = build_scored(models, roles, tuners[next(iter(tuners))])
-    return Parts(method, roles, models, tuners, template, data, layout, loader, scored, rewards, notes)
+    return Parts(method, collate, roles, models, tuners, template, data, layout, loader, scored, rewards, notes)
 
 
 def load(plan: Plan, role: Role, device: str) -> LoadedModel:
@@ -175,10 +181,25 @@ def _models(
                 _recompute(model, plan.config.train.checkpointed_groups)
         else:
             model.module.requires_grad_(False)
+    return models, tuners
+
+
+def _untuned(
+    roles: Sequence[Role], models: dict[str, LoadedModel], tuners: Mapping[str, Tuner], start: Start | None
+) -> list[Role]:
+    """The roles, those of an untuned model as it can be had: by switching an adapter off; where there is none, as a
+    frozen copy in `models`; the model itself where it is asked only before it is trained."""
+    found = []
     for role in roles:
         if role.adapter_off and (start or not _has_untuned(tuners[role.of], models[role.of])):
-            models[role.name] = _frozen_copy(models[role.of])
-    return models, tuners
+            own = replace(role, adapter_off=False)
+            if not role.precomputed:
+                models[role.name] = _frozen_copy(models[role.of])
+                own = replace(own, of="")
+            found.append(own)
+        else:
+            found.append(role)
+    return found
 
 
 def _has_untuned(tuner: Tuner, model: LoadedModel) -> bool:

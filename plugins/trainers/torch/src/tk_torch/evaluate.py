@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from tk.contracts import Batch, Method, Rows, Session, Step, Strategy
 from tk_data.evaluate import eval_batches
 from tk_parallel.processes import exchange
 from tk_tensor.collate import reduce_for
+from tk_tensor.given import OF_SAMPLES, divided
 from tk_torch.assemble import Parts
 from tk_torch.update import to_device
 
 Ratios = dict[str, tuple[float, float]]
 """Name -> (sum, weight) of one example."""
+Told = Callable[[str, int, int], None]
+"""Told how far long work is: what, rows done, rows in all."""
 
 
 @dataclass(frozen=True)
@@ -71,15 +74,19 @@ def evaluate(
     *,
     batch_size: int,
     resamples: int,
+    told: Told,
 ) -> Evaluation:
     """Every held-out example once, over all ranks, without dropout. The same result on every rank."""
     world, seed = session.world, session.seed
     records = Records()
+    done = 0
     module.eval()
     with torch.no_grad():
         for batch, indices in eval_batches(
-            parts.data.eval, parts.method.collate, parts.layout, batch_size, world, parts.loader.workers
+            parts.data.eval, parts.collate, parts.layout, batch_size, world, parts.loader.workers
         ):
+            told("evaluation", done, len(parts.data.eval))
+            done = min(done + batch_size * world.size, len(parts.data.eval))
             generated = parts.method.evaluate([parts.data.eval[i] for i in indices], session)
             if generated is not None:
                 own = zip(indices, generated, strict=True)
@@ -89,10 +96,11 @@ def evaluate(
             outputs = module(moved.inputs, moved.fields, parts.method.passes(moved))
             if indices:
                 _record(records, parts, outputs, moved, indices, world.device)
+    told("evaluation", done, done)
     parts.training_mode(module)
-    told = exchange(strategy.gather, asdict(records))
-    found = sorted((Record(**record) for part in told for record in part["found"]), key=lambda record: record.members)
-    coefs = {name: coef for part in told for name, coef in part["coefs"].items()}
+    every = exchange(strategy.gather, asdict(records))
+    found = sorted((Record(**record) for part in every for record in part["found"]), key=lambda record: record.members)
+    coefs = {name: coef for part in every for name, coef in part["coefs"].items()}
     sets = {
         name: summary([record for record in found if record.members[0] in span], coefs, resamples, seed)
         for name, span in parts.data.eval_spans.items()
@@ -117,32 +125,17 @@ def _record(
 
 
 def split(method: Method, outputs: Mapping[str, Rows], batch: Batch, singles: Sequence[Batch]) -> list[Step] | None:
-    """The loss of each example from the statistics of a batch of them; None where these do not divide into examples.
-
-    Statistics with a value a selected position are divided by `fields["rows"]`, those with a value a sample by the
-    number of samples of each example.
-    """
+    """The loss of each example from the statistics of a batch of them; None where these do not divide into examples."""
     samples = [single.rows for single in singles]
     if method.scope != "row" or sum(samples) != batch.rows:
         return None
-    owners = torch.arange(len(singles)).repeat_interleave(torch.tensor(samples))
-    ways = {"sample": owners}
-    if "rows" in batch.fields:
-        ways["position"] = owners[batch.fields["rows"].cpu()]
-    counts = {name: torch.bincount(way, minlength=len(singles)).tolist() for name, way in ways.items()}
-    positions = [len(single.fields["rows"]) for single in singles] if "position" in ways else []
-    divided: list[dict[str, dict[str, Tensor]]] = [{key: {} for key in outputs} for _ in singles]
-    for key, stats in outputs.items():
-        for name, value in stats.items():
-            fitting = [way for way in ways if len(ways[way]) == len(value)]
-            if not fitting or (len(fitting) == 2 and counts["sample"] != counts["position"]):
-                return None
-            if fitting[0] == "position" and counts["position"] != positions:
-                return None
-            way = ways[fitting[0]].to(value.device)
-            for number, own in enumerate(divided):
-                own[key][name] = value[way == number]
-    return [method.loss(own, single, reduce_for(single)) for own, single in zip(divided, singles, strict=True)]
+    steps = []
+    for own, single in zip(divided(outputs, batch, samples), singles, strict=True):
+        positions = {len(value) for stats in own.values() for n, value in stats.items() if n not in OF_SAMPLES}
+        if positions - {len(single.fields["rows"])}:
+            return None  # one without a trained token has a position alone that it has not in the batch
+        steps.append(method.loss(own, single, reduce_for(single)))
+    return steps
 
 
 def summary(records: Sequence[Record], coefs: Mapping[str, float], resamples: int, seed: int) -> dict[str, float]:

@@ -27,7 +27,8 @@ from tk_torch import files
 
 RUN, LOG, CONFIG, CHECKPOINTS, FINAL = "run.json", "log.jsonl", "config.yaml", "checkpoints", "final"
 SKIPPED, SAMPLES, NOTES = "skipped.jsonl", "samples.jsonl", "notes.jsonl"
-OWN = (RUN, LOG, CONFIG, CHECKPOINTS, FINAL, SKIPPED, SAMPLES, NOTES, "report.html", "loss.png")
+PRECOMPUTED = "precomputed"
+OWN = (RUN, LOG, CONFIG, CHECKPOINTS, FINAL, SKIPPED, SAMPLES, NOTES, PRECOMPUTED, "report.html", "loss.png")
 """What a run's folder holds, and `output.overwrite` deletes."""
 
 
@@ -123,6 +124,12 @@ class Record:
         """A training step: a line of log.jsonl, and its figures for trackers. `more` stands in the line only."""
         self._line({"kind": "train", "step": step, **figures, **more})
         self._track("train", step, figures)
+
+    def progress(self, what: str, done: int, total: int) -> None:
+        """How far work between steps is, for the trackers that show it."""
+        for tracker in self._trackers:
+            if hasattr(tracker, "progress"):
+                tracker.progress(what, done, total)
 
     def log_evaluation(self, step: int, sets: Mapping[str, Mapping[str, float]], flat: Mapping[str, float]) -> None:
         """An evaluation: a line a set of examples; trackers are told the figures in one (`flat`)."""

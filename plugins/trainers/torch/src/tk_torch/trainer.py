@@ -19,7 +19,7 @@ from tk.files import explained
 from tk.inference import uses_of
 from tk.scoring import means
 from tk_parallel.processes import exchange
-from tk_torch import files, resume
+from tk_torch import files, precomputed, resume
 from tk_torch.answers import answers, compared, refusal
 from tk_torch.assemble import assemble, described
 from tk_torch.checkpoints import Checkpoints, Saved
@@ -117,7 +117,9 @@ class _Run:
         start = starting_point(self.train.start_from) if self.train.start_from and wanted else None
         seed_everything(self.train.seed)
         sharded = "sharding" in plan.one("strategy").component.spec.supports
-        self.parts = parts = assemble(plan, world, device="cpu" if sharded else world.device, start=start)
+        self.parts = parts = assemble(
+            plan, world, device="cpu" if sharded else world.device, start=start, precomputed=bool(saved)
+        )
         self.module = strategy.wrap(parts.scored, self.train.precision)
         parts.training_mode(self.module)
         self.optimizer = plan.one("optim").build()(parts.parameter_groups())
@@ -132,6 +134,7 @@ class _Run:
         self.callbacks = Callbacks(built, self.total)
         seed_everything(self.train.seed, world.rank + 1)
         if saved:
+            precomputed.read(parts, self.folder)
             state = resume.restore(saved, self.module, self.optimizer, strategy, world, self.train.seed)
             self.progress = Progress(**state["progress"])
             self.callbacks.step = self.progress.step
@@ -148,6 +151,8 @@ class _Run:
             self.checkpoints.clean()
 
         on_rank_0(self.strategy, self.world, start)
+        if not saved:
+            precomputed.compute(self.parts, self.session, self.strategy, self.folder, self.eval.batch_size, self._told)
         if not saved and self.eval.at_start:
             self._evaluate()
             self.progress.first = self.progress.evals
@@ -235,6 +240,10 @@ class _Run:
         if self.record:
             self.record.log(self.progress.step, self.metrics, tokens=self.progress.tokens)
 
+    def _told(self, what: str, done: int, total: int) -> None:
+        if self.record:
+            self.record.progress(what, done, total)
+
     def _evaluate(self) -> dict[str, float]:
         """Figures of the held-out examples, {} where there are none; logged, and kept as the latest."""
         if not len(self.parts.data.eval):
@@ -246,6 +255,7 @@ class _Run:
             self.session,
             batch_size=self.eval.batch_size,
             resamples=self.options.resamples,
+            told=self._told,
         )
         self.session.heard.taken()  # what rewards log is of training steps
         self.speed.forget()
