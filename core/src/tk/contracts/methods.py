@@ -205,7 +205,9 @@ class Method(Protocol):
     It never calls a model: it asks for passes, and turns their statistics into named terms. Pure but for what it was
     built with, so that a foreign trainer can run it unchanged.
     A method that needs something of sampling or rewards has `check(settings: Settings) -> None`, which is called before
-    anything is loaded, for plans too, and raises UsageError.
+    anything is loaded, for plans too, and raises UsageError. One that has something to say of the training examples as a
+    whole has `examine(examples: Sequence[Example]) -> Sequence[str]`: notes for the user; it raises DataError where they
+    can teach nothing.
     """
 
     scope: Literal["row", "window"]

@@ -111,6 +111,27 @@ def test_bad_labels_are_told_with_their_row(problem: str, label: Any, message: s
         method.encode([Sample(text="5 6", label=label, origin="a.jsonl:3")], Numbers(), Limit())
 
 
+@pytest.mark.parametrize(
+    ("problem", "labels", "told"),
+    [
+        ("single_label_classification", ["red", 0], "all 2 rows to train on have the label 'red'"),
+        ("single_label_classification", ["red", "blue"], ["no row to train on has the label green"]),
+        ("single_label_classification", ["red", "blue", "green"], []),
+        ("multi_label_classification", [["red"], [0]], "all 2 rows to train on have the same labels"),
+        ("multi_label_classification", [["red"], []], ["no row to train on has the label green, blue"]),
+    ],
+)
+def test_labels_that_teach_nothing_are_told(problem: str, labels: list[Any], told: list[str] | str) -> None:
+    method: Any = PROBLEMS[problem][0]
+    samples = [Sample(text="5 6", label=label) for label in labels]
+    examples = [example for found in method.encode(samples, Numbers(), Limit()) for example in found]
+    if isinstance(told, list):
+        assert method.examine(examples) == told
+        return
+    with pytest.raises(DataError, match=f"^data: {told}"):
+        method.examine(examples)
+
+
 def test_long_texts_are_cut_as_asked() -> None:
     method, _ = PROBLEMS["single_label_classification"]
 
@@ -138,6 +159,13 @@ def test_the_losses_hold_what_is_asked_of_every_loss(loss: Any) -> None:
 def config(tmp_path: Path) -> dict[str, Any]:
     rows = [{"text": "ab" * i, "label": ["even", "odd"][i % 2]} for i in range(1, 9)]
     return tiny_run(tmp_path, rows, method={"name": "classification", "labels": ["even", "odd"]})
+
+
+def test_a_run_on_one_class_does_not_begin(config: dict[str, Any], tmp_path: Path) -> None:
+    Path(config["data"]).write_text(json.dumps({"text": "ab", "label": "even"}) + "\n")
+    with pytest.raises(DataError, match="all 1 rows to train on have the label 'even'"):
+        tk.train({**config, "output": {"dir": str(tmp_path / "run")}})
+    assert not (tmp_path / "run").exists()
 
 
 def test_it_trains_the_same_however_it_is_spread(config: dict[str, Any], tmp_path: Path) -> None:

@@ -66,6 +66,11 @@ class _Labelled(Offline):
         except ValueError as error:
             raise DataError(f"{sample.origin}: {error}") from error
 
+    def _unseen(self, found: np.ndarray) -> list[str]:
+        """A note of the labels that no row has. found: how many have each."""
+        names = [name for name, count in zip(self.labels, found, strict=True) if not count]
+        return [f"no row to train on has the label {', '.join(names)}"] if names else []
+
     def _index(self, value: Any) -> int:
         """A class by its name or number. Raises ValueError."""
         if isinstance(value, str) and value in self.labels:
@@ -93,6 +98,16 @@ class Classification(_Labelled):
 
     problem = "single_label_classification"
 
+    def examine(self, examples: Sequence[Example]) -> Sequence[str]:
+        """Raises DataError where all rows are of one class."""
+        found = np.bincount([int(e.values["label"][0]) for e in examples], minlength=len(self.labels))
+        if np.count_nonzero(found) == 1:
+            raise DataError(
+                f"data: all {len(examples)} rows to train on have the label {self.labels[int(found.argmax())]!r}: a "
+                "classifier needs rows of two classes."
+            )
+        return self._unseen(found)
+
     def _numbers(self, label: Any) -> np.ndarray:
         return np.array([self._index(label)], dtype=np.int32)
 
@@ -107,6 +122,15 @@ class MultiLabel(_Labelled):
     """Any number of classes a sequence; one holds where its score is above 0."""
 
     problem = "multi_label_classification"
+
+    def examine(self, examples: Sequence[Example]) -> Sequence[str]:
+        """Raises DataError where all rows have the same labels."""
+        found = sum((e.values["label"] for e in examples), np.zeros(len(self.labels)))
+        if not ((found > 0) & (found < len(examples))).any():
+            raise DataError(
+                f"data: all {len(examples)} rows to train on have the same labels: nothing is to be learnt."
+            )
+        return self._unseen(found)
 
     def _numbers(self, label: Any) -> np.ndarray:
         if not isinstance(label, (list, tuple)):

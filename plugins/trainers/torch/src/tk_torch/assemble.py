@@ -97,6 +97,8 @@ def assemble(plan: Plan, world: World, *, device: str, start: Start | None = Non
     notes: list[str] = []
     template: Template = plan.one("template").build(tokenizer=policy.tokenizer, media=policy.media)
     data = prepare(plan, template, method, max_length=policy.max_length)
+    if hasattr(method, "examine"):
+        notes += method.examine(data.train)
     config = plan.config
     layout = layout_for(
         config.data,
