@@ -94,7 +94,3 @@ def machine() -> dict[str, str]:
         "packages": ", ".join(f"{name} {version(name)}" for name in packages),
         "date": time.strftime("%Y-%m-%d"),
     }
-
-
-def machine_lines(found: Mapping[str, str]) -> list[str]:
-    return table(("", ""), [(name, value) for name, value in found.items()])

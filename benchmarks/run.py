@@ -1,66 +1,99 @@
-"""Runs every benchmark and writes the figures, with the machine, to benchmarks/RESULTS.md.
+"""Runs benchmarks and writes their figures, with the machine, to benchmarks/RESULTS.md.
 
-python benchmarks/run.py [--quick] [--output FILE]
+python benchmarks/run.py [NAME …] [--quick] [--output FILE]
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import dpo
 import first_step
 import grpo
+import learning_grpo
 import pictures
 import startup
 import throughput
-from common import HERE, Section, load, machine, machine_lines, verdict
+from common import HERE, Section, load, machine, verdict
 
-BENCHMARKS: Sequence[tuple[str, Callable[[bool], list[Section]]]] = (
-    ("startup.py", lambda quick: [startup.run(quick)]),
-    ("first_step.py", lambda quick: [first_step.run(quick)]),
-    ("throughput.py", lambda quick: throughput.run(quick)),
-    ("dpo.py", lambda quick: [dpo.run(quick)]),
-    ("grpo.py", lambda quick: [grpo.run(quick)]),
-    ("pictures.py", lambda quick: [pictures.run(quick)]),
-)
+BENCHMARKS: dict[str, Callable[[bool], list[Section]]] = {
+    "startup": lambda quick: [startup.run(quick)],
+    "first_step": lambda quick: [first_step.run(quick)],
+    "throughput": lambda quick: throughput.run(quick),
+    "dpo": lambda quick: [dpo.run(quick)],
+    "grpo": lambda quick: [grpo.run(quick)],
+    "learning_grpo": lambda quick: [learning_grpo.run(quick)],
+    "pictures": lambda quick: [pictures.run(quick)],
+}
 
-ABOUT = """\
-Written by `make bench` (`python benchmarks/run.py`). Figures are ratios of programs that ran in turns in one sitting: the
-seconds are those of one machine, and of what else ran on it; the ratios travel better. The spread of single rounds stands
-beside each. Where a limit is not met, it says so."""
+HEAD = """\
+# Benchmarks
+
+Written by `make bench` (`python benchmarks/run.py`; with names, it measures those again and leaves the others). Figures are
+ratios of programs that ran in turns in one sitting: the seconds are those of one machine, and of what else ran on it; the
+ratios travel better. The spread of single rounds stands beside each. Where a limit is not met, it says so."""
+
+SAID = re.compile(r"^\*Limits: (.+)\.\* ", re.MULTILINE)
+"""What each section begins with."""
+
+
+def written(script: str, section: Section, minutes: float, loads: str, quick: bool) -> str:
+    """A section with what it takes to judge it: the command, the machine, the day, and whether its limits were met."""
+    found = machine()
+    met = "none" if section.met is None else verdict(section.met)
+    about = (
+        f"*Limits: {met}.* `python benchmarks/{script}.py{' --quick' if quick else ''}`, {found['date']}, {minutes:.0f} "
+        f"minutes, load before and after {loads}. {where(found)}"
+    )
+    return section.text().replace("\n\n", f"\n\n{about}\n\n", 1)
+
+
+def where(found: Mapping[str, str]) -> str:
+    """The machine in a line."""
+    named = ("cores", "memory", "Python")
+    return "; ".join([found["CPU"], *(f"{name} {found[name]}" for name in named), found["packages"]]) + "."
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"some of {', '.join(BENCHMARKS)} (default: all)")
     parser.add_argument("--quick", action="store_true", help="few rounds, to see that everything runs; only printed")
     parser.add_argument("--output", type=Path, help="file to write (default: benchmarks/RESULTS.md, none with --quick)")
     given = parser.parse_args()
-    begun, before = time.monotonic(), load()
-    parts, summary = [], []
-    for script, measure in BENCHMARKS:
-        print(f"{script} …", file=sys.stderr, flush=True)
-        for section in measure(given.quick):
-            command = f"`python benchmarks/{script}{' --quick' if given.quick else ''}`"
-            parts.append(section.text().replace("\n\n", f"\n\n{command}\n\n", 1))
-            summary.append(f"* {section.title}: {'—' if section.met is None else verdict(section.met)}")
-            print(section.text(), file=sys.stderr, flush=True)
-    found = machine() | {
-        "load (1 minute) before and after": f"{before}, {load()}",
-        "duration": f"{(time.monotonic() - begun) / 60:.0f} minutes{', quick' if given.quick else ''}",
-    }
-    head = ["# Benchmarks", "", ABOUT, "", *machine_lines(found), "", *summary, ""]
-    text = "\n".join([*head, *parts])
+    for name in given.names:
+        if name not in BENCHMARKS:
+            parser.error(f"there is no benchmark {name!r}: {', '.join(BENCHMARKS)}")
     target = given.output or (None if given.quick else HERE / "RESULTS.md")
+    sections = dict(kept(target.read_text(encoding="utf-8"))) if target and target.exists() else {}
+    for script in given.names or BENCHMARKS:
+        print(f"{script} …", file=sys.stderr, flush=True)
+        begun, before = time.monotonic(), load()
+        for section in BENCHMARKS[script](given.quick):
+            minutes = (time.monotonic() - begun) / 60
+            sections[section.title] = written(script, section, minutes, f"{before}, {load()}", given.quick)
+            print(sections[section.title], file=sys.stderr, flush=True)
+        if target is not None:
+            target.write_text(page(sections), encoding="utf-8")
     if target is None:
-        print(text)
-    else:
-        target.write_text(text, encoding="utf-8")
-        print(f"{target} written", file=sys.stderr)
-    return 0 if all("not met" not in line for line in summary) else 1
+        print(page(sections))
+    return 1 if "not met" in page(sections) else 0
+
+
+def kept(text: str) -> list[tuple[str, str]]:
+    """Title and text of each section of a page."""
+    parts = re.split(r"^## ", text, flags=re.MULTILINE)[1:]
+    return [(part.partition("\n")[0], f"## {part.rstrip()}\n") for part in parts]
+
+
+def page(sections: dict[str, str]) -> str:
+    said = {title: SAID.search(text) for title, text in sections.items()}
+    summary = [f"* {title}: {found[1] if found else '—'}" for title, found in said.items()]
+    return "\n".join([HEAD, "", *summary, "", *sections.values()])
 
 
 if __name__ == "__main__":
