@@ -17,6 +17,7 @@ import first_step
 import grpo
 import learning_grpo
 import pictures
+import shared_prompt
 import startup
 import throughput
 from common import HERE, Section, load, machine, verdict
@@ -28,6 +29,7 @@ BENCHMARKS: dict[str, Callable[[bool], list[Section]]] = {
     "dpo": lambda quick: [dpo.run(quick)],
     "grpo": lambda quick: [grpo.run(quick)],
     "learning_grpo": lambda quick: [learning_grpo.run(quick)],
+    "shared_prompt": lambda quick: [shared_prompt.run(quick)],
     "pictures": lambda quick: [pictures.run(quick)],
 }
 

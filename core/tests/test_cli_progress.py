@@ -1,6 +1,8 @@
 """How long work between steps is shown: lines in a file, a bar that goes when it is done on a terminal."""
 
 import io
+import subprocess
+import sys
 
 import pytest
 
@@ -35,3 +37,18 @@ def test_a_terminal_gets_a_bar_while_it_lasts():
     shown.progress("evaluation", 6, 6)
     assert [task.description for task in shown._bar.tasks] == ["train"]
     shown.finish(None)
+
+
+def test_a_warning_is_a_line():
+    code = (
+        "import sys, warnings\n"
+        "from tk import cli\n"
+        "from tk.errors import TkWarning\n"
+        "sys.argv = ['tk', '--version']\n"
+        "try:\n    cli.main()\nexcept SystemExit:\n    pass\n"
+        "warnings.warn('all is slow', TkWarning)\n"
+        "warnings.warn('another')\n"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stderr
+    assert told.splitlines()[0] == "warning: all is slow"
+    assert "UserWarning: another" in told

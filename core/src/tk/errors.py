@@ -33,6 +33,10 @@ class StuckError(TkError):
     """A plugin's code did not return in its time; threads that it has started may still run."""
 
 
+class TkWarning(RuntimeWarning):
+    """What a user should know while a run goes on; the `tk` command shows it in a line."""
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """' Did you mean …?' for the known word closest to a misspelled one, or '' where none is close."""
     found = get_close_matches(word, list(known), 1, cutoff=0.6)

@@ -14,7 +14,7 @@ from tk.compose import Plan
 from tk.contracts import Batch, Layout, Limit, LoadedModel, MediaProcessor, Medium, Method, Template
 from tk.errors import DataError
 from tk.inference import opened, trained_head
-from tk.sample import Sample
+from tk.sample import Sample, sequence_names
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ class _Maker:
         if "select" in batch.fields:
             places = zip(batch.fields["select"].tolist(), batch.fields["token_weights"].tolist(), strict=True)
             weights = {place + 1: weight for place, weight in places}  # what a position predicts stands behind it
-        names = _names(sample, len(ids))
+        names = sequence_names(sample, len(ids))
         for number, (row, mask) in enumerate(zip(ids, kept, strict=True)):
             own = {i: weights[at] for i in range(sum(mask)) if (at := number * len(row) + i) in weights}
             yield Laid(names[number], self._tokens(row[: sum(mask)], own))
@@ -150,14 +150,6 @@ class _Maker:
             else:
                 found.append(Token(self.model.tokenizer.decode([token]), weights.get(place, 0.0)))
         return found
-
-
-def _names(sample: Sample, count: int) -> Sequence[str]:
-    if sample.rejected and count == 2:
-        return ("chosen", "rejected")
-    if sample.passages and count == 1 + len(sample.passages):
-        return ("query", "positive", *("negative" for _ in sample.passages[1:]))
-    return [""] * count if count == 1 else [f"part {i + 1}" for i in range(count)]
 
 
 def _prompt(sample: Sample) -> tuple[Any, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -72,3 +72,12 @@ class Sample:
     extras: Mapping[str, Any] = field(default_factory=dict)
     origin: str = ""
     plain: bool = field(default=False, compare=False)
+
+
+def sequence_names(sample: Sample, count: int) -> Sequence[str]:
+    """What the sequences are called that a method makes of a sample, in order; "" for its only one."""
+    if sample.rejected and count == 2:
+        return ("chosen", "rejected")
+    if sample.passages and count == 1 + len(sample.passages):
+        return ("query", "positive", *("negative" for _ in sample.passages[1:]))
+    return [""] if count == 1 else [f"part {i + 1}" for i in range(count)]

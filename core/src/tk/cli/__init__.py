@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
+from typing import Any
 
 
 def main() -> None:
     """Entry point: runs the app; a user's mistake ends in one message and exit code 2, a failure in 1."""
     from tk.cli.app import app
-    from tk.errors import StuckError, TkError
+    from tk.errors import StuckError, TkError, TkWarning
 
+    plain = warnings.formatwarning
+
+    def formatted(message: Warning | str, category: type[Warning], *where: Any) -> str:
+        return f"warning: {message}\n" if issubclass(category, TkWarning) else plain(message, category, *where)
+
+    warnings.formatwarning = formatted
     try:
         app(prog_name="tk")
     except TkError as error:

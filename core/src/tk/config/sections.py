@@ -125,7 +125,10 @@ class EvalSection:
     every: Annotated[int | None, doc("Optimizer steps between evaluations; at the end only unless given.", ge=1)] = None
     at_start: Annotated[bool, doc("Evaluate before the first step too.")] = True
     batch_size: Annotated[int, doc("Rows of one forward pass.", ge=1)] = 8
-    generate: Annotated[int, doc("Show the model's answers to this many held-out prompts, before and after.", ge=0)] = 0
+    generate: Annotated[
+        int,
+        doc("Show what the model answers to this many held-out rows (or how it scores them), before and after.", ge=0),
+    ] = 0
     max_new_tokens: Annotated[int, doc("Length of those answers in tokens.", ge=1)] = 64
 
 

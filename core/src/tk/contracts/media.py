@@ -63,8 +63,11 @@ class MediaProcessor(Protocol):
         """The model's inputs for media in this order. Raises DataError where one cannot be decoded."""
         ...
 
-    def seen(self, medium: Medium) -> bytes:
-        """The picture as the model sees it (turned, resized, cut into tiles side by side), as PNG; b"" of what is none."""
+    def seen(self, medium: Medium, longest: int = 0) -> bytes:
+        """The picture as the model sees it (turned, resized, cut into tiles side by side), as PNG; b"" of what is none.
+
+        longest: shrunk until its longer side has no more pixels (0: as it is).
+        """
         ...
 
     def idle(self) -> Mapping[str, Tensor]:

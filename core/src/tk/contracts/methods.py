@@ -105,13 +105,15 @@ class Stat:
     """A statistic of the head that a loss wants, with its parameters and the role whose model is asked.
 
     On the vocabulary, [N] each: logps (of `targets`), mean_logps (over the vocabulary), entropy, logsumexp;
-    logits is [N, V]. `temperature` divides the logits first. On hidden states: value [N], score [R, labels],
-    pooled [R, H].
+    logits is [N, V]. They are of the distribution that is sampled from at `temperature`, which divides the logits,
+    `top_p` and `top_k`; in it is always the target. On hidden states: value [N], score [R, labels], pooled [R, H].
     """
 
     name: str
     temperature: float = 1.0
     role: str = "policy"
+    top_p: float = 1.0
+    top_k: int = 0
 
     @property
     def key(self) -> str:
@@ -163,17 +165,22 @@ class Pass:
 
 @dataclass(frozen=True)
 class Term:
-    """A part of the objective: `sum` (a scalar tensor) over this batch, never a mean; its normaliser is `weights[name]`."""
+    """A part of the objective: `sum` (a scalar tensor) over this batch, never a mean; its normaliser is `weights[name]`.
+
+    each: the values that the sum is of. With scope "window", an evaluation takes its intervals from them where there is
+    one an example.
+    """
 
     sum: Tensor
     coef: float = 1.0
+    each: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class Step:
     """The objective of a batch: sum over terms of coef · (sum over window and ranks) / (weight over window and ranks).
 
-    metrics: name -> (sum, weight), reported as the ratio of the totals.
+    metrics: name -> (sum, weight), reported as the ratio of the totals; instead of the sum, the values that it is of.
     """
 
     terms: Mapping[str, Term]

@@ -9,6 +9,7 @@ from acme_tk_opo.advantage import Opo
 
 import tk
 from tk_conformance.online import online_config, online_inputs
+from tk_grpo.testing import check_advantage
 
 NAN = float("nan")
 
@@ -26,6 +27,10 @@ def test_it_is_the_papers_formula():
     found = Opo()(torch.tensor(rewards, dtype=torch.float64), torch.tensor(lengths, dtype=torch.float64))
     for row, r, n in zip(found.tolist(), rewards, lengths, strict=True):
         assert row == pytest.approx(by_hand(r, n), abs=1e-12)
+
+
+def test_it_holds_what_is_asked_of_every_advantage():
+    check_advantage(Opo())
 
 
 def test_nothing_to_learn_from_is_zero():

@@ -342,12 +342,12 @@ def test_the_prompts_of_held_out_rows_are_at_hand(run):
         {"role": "user", "content": "t"},
     ]
     prepared = run([pair(1)], evals={"x": [{"messages": talk, "solution": 3}], "y": [pair(2)], "z": [{"text": "t"}]})
-    prompts = prepared.eval_samples(9)
+    prompts = prepared.eval_prompts(9)
     assert [[m.text for m in p.sample.messages] for p in prompts] == [["s", "q", "a", "r"], ["q002"]]
     assert [p.reference.text for p in prompts] == ["b", "a002"]
     assert prompts[0].sample.extras == {"solution": 3}
-    assert len(prepared.eval_samples(1)) == 1
-    assert prepared.eval_samples(0) == []
+    assert len(prepared.eval_prompts(1)) == 1
+    assert prepared.eval_prompts(0) == []
 
 
 def test_progress_is_told(run):

@@ -210,6 +210,16 @@ def test_words():
     )
 
 
+def test_only_pictures_that_stand_in_the_record_are_shown(tmp_path):
+    urls = ["data:image/png;base64,AAAA", "http://elsewhere/x.png", 'data:image/png;base64,"><script>']
+    info = {"samples": [{"prompt": "What?", "before": "a", "after": "b", "pictures": urls}]}
+    write_report(write_run(tmp_path, info, None), plot=False)
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("<img ") == 2
+    assert "elsewhere" not in page.partition("<details")[0]
+    assert "<script" not in page
+
+
 def test_importing_it_draws_nothing():
     code = "import sys, tk_report; print([m for m in ('matplotlib', 'numpy', 'torch') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -230,7 +240,7 @@ def test_a_failed_run_says_why_and_where_its_rows_went(tmp_path):
     for shown in (
         "failed: TkError: the disk is <full>",
         "They are kept in rejects.jsonl",
-        "Answers before and after none",
+        "Held-out rows, before and after none",
     ):
         assert shown in text
     assert f"The trained weights are in {tmp_path / 'final'}" in text

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from transformers import TopKLogitsWarper, TopPLogitsWarper
 
 from tk.contracts import Stat
 from tk_tensor.head import STATISTICS, Projection, statistics
@@ -57,6 +58,38 @@ def test_values_and_gradients_equal_the_definition(
     exact = hidden.detach().double().requires_grad_()
     wanted = {n: reference(exact, linear, targets, n, temperature, scale, cap) for n in names}
     sum((u.double() * wanted[n]).sum() for u, n in zip(upstream, names, strict=False)).backward()
+    for name in names:
+        torch.testing.assert_close(found[name].double(), wanted[name], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(hidden.grad.double(), exact.grad, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("trained", [False, True], ids=["frozen", "trained"])
+@pytest.mark.parametrize("cap", [None, 1.5])
+@pytest.mark.parametrize(
+    ("temperature", "top_p", "top_k"), [(1.0, 0.9, 0), (0.7, 0.5, 0), (1.3, 1.0, 5), (0.8, 0.6, 9)]
+)
+def test_the_distribution_that_is_sampled_from_is_transformers_with_the_target_in_it(
+    temperature: float, top_p: float, top_k: int, cap: float | None, trained: bool
+) -> None:
+    names = ("logps", "entropy", "logsumexp") if trained else ("logps", "logsumexp")
+    hidden, linear, targets, upstream = case(23, grad=trained)
+    wants = [Stat(name, temperature, top_p=top_p, top_k=top_k) for name in names]
+    found = statistics(Projection(linear, 4.0, cap), hidden, targets, wants, chunk=4)
+    sum((u[0] * found[n]).sum() for u, n in zip(upstream, names, strict=False)).backward()
+    exact = hidden.detach().double().requires_grad_()
+    z = exact @ linear.weight.double().T * 4.0
+    z = (z if cap is None else cap * torch.tanh(z / cap)) / temperature
+    cut = TopKLogitsWarper(top_k)(None, z.detach()) if top_k else z.detach()
+    cut = TopPLogitsWarper(top_p)(None, cut) if top_p < 1 else cut
+    kept = (cut > -torch.inf).scatter(1, targets[:, None], True)
+    assert 0 < kept.sum(1).min() < V
+    p = torch.softmax(z.masked_fill(~kept, -torch.inf), -1)
+    wanted = {
+        "logps": p.gather(1, targets[:, None])[:, 0].log(),
+        "entropy": -(p * torch.where(kept, p, 1.0).log()).sum(1),
+        "logsumexp": z.masked_fill(~kept, -torch.inf).logsumexp(1),
+    }
+    sum((u[0].double() * wanted[n]).sum() for u, n in zip(upstream, names, strict=False)).backward()
     for name in names:
         torch.testing.assert_close(found[name].double(), wanted[name], rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(hidden.grad.double(), exact.grad, rtol=1e-4, atol=1e-5)

@@ -4,14 +4,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from tk.contracts import Engine, LoadedModel, Medium, Request, Sampling
+from tk.contracts import Engine, Layout, LoadedModel, Medium, Pass, Request, Role, Sampling, Stat
 from tk.errors import TkError, UsageError
 from tk_auto.family import AutoFamily
 from tk_conformance.tiny import tiny_checkpoint
+from tk_tensor.collate import collate_tokens
+from tk_tensor.scored import build_scored
+from tk_tensor.tokens import Tokens
 from tk_transformers.engine import TransformersEngine
 from tk_transformers.options import TransformersOptions
 
@@ -84,6 +88,24 @@ def test_unseeded_requests_differ_and_leave_torchs_random_numbers_alone(model: L
     again = [engine_of(model, seed=1).generate([request, request]) for _ in range(2)]
     assert again[0] == again[1]
     assert again[0][0] != again[0][1]
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"temperature": 0.7, "top_k": 5}, {"temperature": 1.4, "top_p": 0.8, "top_k": 40}]
+)
+def test_log_probs_are_those_that_training_computes(model: LoadedModel, settings: dict[str, Any]) -> None:
+    sampling = Sampling(**{"temperature": 1.0, "max_tokens": 12, "n": 4, "seed": 0, "logprobs": True, **settings})
+    made = engine_of(model).generate([Request(ids, sampling) for ids in PROMPTS])
+    scored = build_scored({"policy": model}, (Role("policy"),))
+    asked = Pass((Stat("logps", sampling.temperature, top_p=sampling.top_p, top_k=sampling.top_k),), grad=False)
+    for prompt, completions in zip(PROMPTS, made, strict=True):
+        for completion in completions:
+            answer = Tokens(np.array(completion.ids), np.ones(len(completion.ids), np.float32))
+            example = (Tokens.untrained(prompt) + answer).example({}, "a row")
+            inputs, fields, _, _ = collate_tokens([[example]], Layout(0))
+            with torch.no_grad():
+                found = scored(inputs, fields, [asked])["policy"]["logps"]
+            assert completion.logps == pytest.approx(found.tolist(), abs=1e-5)
 
 
 @pytest.mark.parametrize("settings", [{}, {"temperature": 0.7, "top_k": 5}, {"top_p": 0.5, "top_k": 40}])

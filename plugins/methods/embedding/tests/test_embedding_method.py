@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from tk.sample import Sample
 from tk_conformance.methods import check_method
 from tk_conformance.parity import Numbers, batches_of, check_same, examples_of, gradient, one_step, tiny_model
 from tk_conformance.tiny import tiny_run
+from tk_conformance.train_many import train_many
 from tk_embedding.method import Embedding
 from tk_embedding.options import EmbeddingOptions
 from tk_embedding_losses.info_nce import InfoNce
@@ -90,3 +92,32 @@ def test_what_is_saved_is_a_plain_model(config: dict[str, Any], tmp_path: Path) 
         torch.testing.assert_close(torch.tensor(row.values), expected, rtol=1e-4, atol=1e-5)
     untrained = tk.embed(model=config["model"], template="chatml", data=str(tmp_path / "texts.jsonl"))
     assert untrained[0].values != rows[0].values
+
+
+def test_held_out_figures_are_of_all_rows_whatever_fits_into_a_forward(config: dict[str, Any], tmp_path: Path) -> None:
+    held = [{"anchor": "ab" * i + "c", "positive": "ca" * i, "negatives": ["fe" * i] * (i % 2)} for i in range(1, 8)]
+    (tmp_path / "held.jsonl").write_text("".join(json.dumps(row) + "\n" for row in held))
+
+    def run(name: str, size: int) -> dict[str, Any]:
+        evaluation = {"sources": {"held": {"path": str(tmp_path / "held.jsonl")}}, "batch_size": size}
+        return {**config, "tuner": {"name": "full"}, "eval": evaluation, "output": str(tmp_path / name)}
+
+    train_many([run("whole", 7), run("parts", 2)])
+    train_many([run("spread", 2)], world=2)
+    found = {n: json.loads((tmp_path / n / "run.json").read_text())["evals"] for n in ("whole", "parts", "spread")}
+    for name in ("parts", "spread"):
+        for when in ("first", "last"):
+            assert found[name][when]["held"] == pytest.approx(found["whole"][when]["held"], rel=1e-5, abs=1e-5)
+    figures = found["whole"]["last"]["held"]
+    assert figures["rows"] == 7
+    assert figures["loss_low"] < figures["loss"] < figures["loss_high"]
+    vectors = {}
+    for side in ("anchor", "positive", "negatives"):
+        texts = [text for row in held for text in ([row[side]] if isinstance(row[side], str) else row[side])]
+        (tmp_path / f"{side}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+        rows = tk.embed(run=tmp_path / "whole", data=str(tmp_path / f"{side}.jsonl"))
+        vectors[side] = torch.tensor([row.values for row in rows])
+    cosines = vectors["anchor"] @ torch.cat([vectors["positive"], vectors["negatives"]]).T
+    right = (cosines.argmax(1) == torch.arange(7)).float().mean()
+    assert figures["accuracy"] == pytest.approx(float(right))
+    assert figures["cosine"] == pytest.approx(float(cosines.diagonal().mean()), abs=1e-4)

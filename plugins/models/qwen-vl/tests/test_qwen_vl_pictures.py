@@ -49,9 +49,9 @@ def test_content_that_spells_the_token_of_a_picture_stays_text(made: Any) -> Non
     assert "an <|image_pad|> tag" in made.model.tokenizer.decode([t for t in encoding.ids if t != mark])
 
 
-def test_a_video_is_refused_by_what_the_model_takes(made: Any) -> None:
-    with pytest.raises(DataError, match=r"rows\.jsonl:3: holds video, and this model takes image only"):
-        made.model.media.open([Part("video", source="a.mp4")], "rows.jsonl:3")
+def test_a_sound_is_refused_by_what_the_model_takes(made: Any) -> None:
+    with pytest.raises(DataError, match=r"rows\.jsonl:3: holds audio, and this model takes image, video only"):
+        made.model.media.open([Part("audio", source="a.wav")], "rows.jsonl:3")
 
 
 def test_parts_of_the_model_by_group(made: Any) -> None:

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 import tk
 from tk import api
-from tk.errors import TkError, UsageError
+from tk.errors import TkError, TkWarning, UsageError
 from tk_conformance.tiny import tiny_checkpoint
 from tk_parallel.testing import run_processes
 
@@ -170,7 +170,7 @@ def test_a_broken_newest_checkpoint_is_told_and_the_one_before_used(inputs: Path
     else:
         content[-9] ^= 1
         file.write_bytes(content[:-5] if harm in ("truncate", "manifest") else content)
-    with pytest.warns(UserWarning, match="step-00000006: this checkpoint is not whole"):
+    with pytest.warns(TkWarning, match="step-00000006: this checkpoint is not whole"):
         result = tk.train(_resumed(config))
     assert json.loads((tmp_path / "run/run.json").read_text())["resumed_from"] == 4
     assert result.steps == 6

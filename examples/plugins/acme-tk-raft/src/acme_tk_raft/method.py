@@ -29,7 +29,7 @@ class Raft(Online):
         return (Role("policy"),)
 
     def check(self, settings: Settings) -> None:
-        check_sampling(settings, least=2, whole=False)
+        check_sampling(settings, least=2, gradient=False)
         if self.options.keep >= settings.sampling.n:
             raise UsageError(f"method.keep: of sampling.n {settings.sampling.n} answers keep fewer.")
 

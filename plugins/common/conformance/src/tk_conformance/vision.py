@@ -170,17 +170,25 @@ def check_log_probs(
     pairs = [replace(s, shared=len(s.messages) - 1, rejected=(other,)) for s in samples]
     answers = [_last_only(samples), _last_only([replace(s, messages=(*s.messages[:-1], other)) for s in samples])]
     wanted = torch.stack([released(each) for each in answers], 1).flatten()
+    check_sums(model, encodings, expected, tolerance)
     scored = build_scored({"policy": model}, (Role("policy"),))
     for name, layout in LAYOUTS.items():
-        layout = _layout(layout, model)
         if layout.shared_prefix:
-            found, right = _sums(scored, *_shared(pairs, template, layout)), wanted
-        else:
-            found, right = _sums(scored, *_laid(encodings, layout)), expected
-        worst = float((found - right).abs().max() / right.abs().max())
-        need(
-            worst <= tolerance, f"laid out {name}, log-probs differ by {worst:.1e}: {found.tolist()}, {right.tolist()}"
-        )
+            found = _sums(scored, *_shared(pairs, template, _layout(layout, model)))
+            _need_close(found, wanted, name, tolerance)
+
+
+def check_sums(model: LoadedModel, encodings: Sequence[Encoding], expected: Tensor, tolerance: float = 1e-5) -> None:
+    """The weighted sums of log-probs of encodings are the expected ones, [R], in every layout without shared prompts."""
+    scored = build_scored({"policy": model}, (Role("policy"),))
+    for name, layout in LAYOUTS.items():
+        if not layout.shared_prefix:
+            _need_close(_sums(scored, *_laid(encodings, _layout(layout, model))), expected, name, tolerance)
+
+
+def _need_close(found: Tensor, right: Tensor, name: str, tolerance: float) -> None:
+    worst = float((found - right).abs().max() / right.abs().max())
+    need(worst <= tolerance, f"laid out {name}, log-probs differ by {worst:.1e}: {found.tolist()}, {right.tolist()}")
 
 
 def _last_only(samples: Sequence[Sample]) -> list[Sample]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from tk.compose import Plan
@@ -53,10 +53,14 @@ class Prepared:
     rejects: Rejects
     eval_parts: Sequence[Part] = ()
 
-    def eval_samples(self, n: int) -> list[EvalPrompt]:
-        """The first n held-out conversations that have an assistant's turn, read again from their source."""
+    def eval_rows(self) -> Iterator[Sample]:
+        """The held-out rows that gave examples, in order, read again from their source."""
+        return (part.reading.sample(i) for part in self.eval_parts for i in part.used)
+
+    def eval_prompts(self, n: int) -> list[EvalPrompt]:
+        """The first n held-out conversations that have an assistant's turn."""
         found: list[EvalPrompt] = []
-        for sample in (part.reading.sample(i) for part in self.eval_parts for i in part.used):
+        for sample in self.eval_rows():
             if len(found) >= n:
                 break
             last = max((i for i, m in enumerate(sample.messages) if m.role == "assistant"), default=0)

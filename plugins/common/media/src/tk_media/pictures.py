@@ -10,9 +10,9 @@ import io
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
@@ -24,13 +24,17 @@ from tk.errors import DataError, TkError
 from tk.files import explained
 from tk.sample import Part
 from tk_auto.quiet import quiet
+from tk_media.films import Film, described, frames
 from tk_media.reading import Reader
-from tk_media.seen import seen
+from tk_media.seen import beside, seen
 
 FILES = ("processor_config.json", "video_preprocessor_config.json", "chat_template.json")
 """What else of a checkpoint's folder belongs to its processor."""
 IDLE = 32
 """Side of the blank picture that a rank without pictures runs."""
+
+SHOWN = 8
+"""Frames of a video that are shown."""
 
 Positions = Callable[[Sequence[int], Sequence[Medium]], np.ndarray]
 Prepare = Callable[[Any, Sequence[Image.Image], Sequence[Medium]], Mapping[str, Tensor]]
@@ -41,9 +45,25 @@ def one_by_one(processor: Any, pictures: Sequence[Image.Image], media: Sequence[
     return dict(processor(images=list(pictures), return_tensors="pt"))
 
 
+class Videos(Protocol):
+    """How one model takes videos."""
+
+    def taken(self, film: Film) -> Sequence[int]:
+        """Numbers of the frames that it sees."""
+        ...
+
+    def resized(self, frames: np.ndarray) -> Tensor:
+        """[n, 3, H, W] uint8 of [n, height, width, 3], in the size in which it sees them."""
+        ...
+
+    def tensors(self, videos: Sequence[Tensor]) -> Mapping[str, Tensor]:
+        """The model's inputs for resized videos."""
+        ...
+
+
 @dataclass(frozen=True)
 class Pictures:
-    """Pictures of one model.
+    """Pictures of one model, and its videos where it takes any.
 
     processor: transformers' image processor. folder: of the checkpoint. marks, surround: the token id that stands for
     a picture, and what a chat format writes for one. ids: what takes the place of that token, by the picture's size.
@@ -58,6 +78,7 @@ class Pictures:
     ids: Callable[[Medium], Sequence[int]]
     place: Positions | None = None
     prepare: Prepare = one_by_one
+    videos: Videos | None = None
 
     def placeholder(self, type: str) -> str:
         return self.surround[type]
@@ -71,8 +92,18 @@ class Pictures:
                 raise DataError(f"{origin}: an {part.type} has no source: give a path, a URL or bytes.")
             source = self.reader.find(part.source, origin)
             among = sum(other.type == part.type for other in parts)
-            media.append(Medium(part.type, source, self.reader.size(source, origin), among=among, origin=origin))  # type: ignore[arg-type]
+            if part.type == "video":
+                media.append(replace(self._film(source, origin), among=among))
+            else:
+                media.append(Medium("image", source, self.reader.size(source, origin), among=among, origin=origin))
         return media
+
+    def _film(self, source: str, origin: str) -> Medium:
+        assert self.videos is not None
+        film = described(self.reader, source, origin)
+        taken = list(self.videos.taken(film))
+        facts = {"taken": taken, "frames": film.frames, "rate": film.rate}
+        return Medium("video", source, (len(taken), film.height, film.width), facts=facts, origin=origin)
 
     def tokens(self, media: Sequence[Medium]) -> list[Sequence[int]]:
         return [self._spelled(medium) for medium in media]
@@ -81,16 +112,32 @@ class Pictures:
         return None if self.place is None else self.place(ids, media)
 
     def tensors(self, media: Sequence[Medium]) -> Mapping[str, Tensor]:
-        if not media:
-            return {}
-        pictures = [self.reader.picture(medium.source, medium.origin) for medium in media]
-        return self.prepare(self.processor, pictures, media)
+        images, films = ([m for m in media if m.type == type] for type in ("image", "video"))
+        found: dict[str, Tensor] = {}
+        if images:
+            pictures = [self.reader.picture(medium.source, medium.origin) for medium in images]
+            found |= self.prepare(self.processor, pictures, images)
+        if films:
+            assert self.videos is not None
+            found |= self.videos.tensors([self._frames(medium) for medium in films])
+        return found
 
-    def seen(self, medium: Medium) -> bytes:
-        if medium.type != "image":
-            return b""
+    def _frames(self, medium: Medium) -> Tensor:
+        """[n, 3, H, W] uint8 of a video, as the model sees it."""
+        assert self.videos is not None
+        assert medium.facts is not None
+        return self.videos.resized(frames(self.reader, medium.source, medium.facts["taken"], medium.origin))
+
+    def seen(self, medium: Medium, longest: int = 0) -> bytes:
         out = io.BytesIO()
-        seen(self.processor, self.tensors([medium])).save(out, "PNG")
+        if medium.type == "video":
+            shown = self._frames(medium)
+            picture = beside(shown[:: -(-len(shown) // SHOWN)].permute(0, 2, 3, 1).numpy())
+        else:
+            picture = seen(self.processor, self.tensors([medium]))
+        if longest:
+            picture.thumbnail((longest, longest))
+        picture.save(out, "PNG")
         return out.getvalue()
 
     def idle(self) -> Mapping[str, Tensor]:
@@ -116,7 +163,8 @@ class Pictures:
             return self.ids(medium)
         except ValueError as error:  # what transformers says of sizes that a model does not take
             height, width = medium.size[-2:]
-            raise DataError(f"{medium.origin}: a picture of {width}×{height} pixels: {error}") from error
+            what = f"a video of {medium.size[0]} frames" if medium.type == "video" else "a picture"
+            raise DataError(f"{medium.origin}: {what} of {width}×{height} pixels: {error}") from error
 
 
 def _write(file: Path, value: Mapping[str, Any]) -> None:

@@ -48,12 +48,20 @@ class Reader:
         where = " and ".join(str(place) for place in dict.fromkeys(tried))
         raise DataError(f"{origin}: there is no file {where} (media.root: where relative paths begin).")
 
+    def stream(self, source: str, origin: str) -> io.BytesIO | str:
+        """What decoders open: the path, or the bytes of a data URL. Raises DataError for one that is broken."""
+        return _stream(source, origin)
+
+    def name(self, source: str, what: str = "picture") -> str:
+        """How a medium is called in messages."""
+        return f"a {what} in the row itself" if source.startswith("data:") else source
+
     def size(self, source: str, origin: str) -> tuple[int, int]:
         """(height, width) of a picture, upright, from its header. Raises DataError for one that is cut off or too large."""
         with self._opened(source, origin) as picture:
             width, height = picture.size
             if _is_cut(source, picture.format):
-                raise DataError(f"{origin}: {_name(source)} is cut off: the picture's end is missing.")
+                raise DataError(f"{origin}: {self.name(source)} is cut off: the picture's end is missing.")
             if picture.getexif().get(ORIENTATION) in SIDEWAYS:
                 width, height = height, width
         return height, width
@@ -76,7 +84,7 @@ class Reader:
     @contextmanager
     def _opened(self, source: str, origin: str) -> Iterator[Image.Image]:
         """A picture whose header was read; what PIL says of it and of its data as an error about the row."""
-        name = _name(source)
+        name = self.name(source)
         try:
             with Image.open(_stream(source, origin)) as picture:
                 pixels = picture.size[0] * picture.size[1]
@@ -124,7 +132,3 @@ def _is_cut(source: str, kind: str | None) -> bool:
         size = file.seek(0, io.SEEK_END)
         file.seek(max(0, size - TAIL))
         return end not in file.read()
-
-
-def _name(source: str) -> str:
-    return "a picture in the row itself" if source.startswith("data:") else source

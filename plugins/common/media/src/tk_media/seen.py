@@ -27,7 +27,7 @@ def seen(processor: Any, tensors: Mapping[str, Tensor]) -> Image.Image:
     )
     plain = tiles * deviation + mean if processor.do_normalize else tiles
     plain = plain / processor.rescale_factor if processor.do_rescale else plain
-    return _beside(plain.round().clip(0, 255).astype(np.uint8).transpose(0, 2, 3, 1))
+    return beside(plain.round().clip(0, 255).astype(np.uint8).transpose(0, 2, 3, 1))
 
 
 def _patched(processor: Any, pixels: np.ndarray, tensors: Mapping[str, Tensor]) -> np.ndarray:
@@ -39,7 +39,7 @@ def _patched(processor: Any, pixels: np.ndarray, tensors: Mapping[str, Tensor]) 
     return image[None]
 
 
-def _beside(images: np.ndarray) -> Image.Image:
+def beside(images: np.ndarray) -> Image.Image:
     """[n, H, W, 3] in a row."""
     n, height, width, channels = images.shape
     sheet = np.full((height, n * (width + GAP) - GAP, channels), 255, dtype=np.uint8)

@@ -22,7 +22,7 @@ def page(run: Run) -> str:
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
+        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; img-src data:\">"
         f"<title>{esc(title)}</title><style>{style}</style></head><body><main>{body}{foot}</main></body></html>\n"
     )
 
@@ -31,7 +31,7 @@ def _sections(run: Run) -> Iterator[str]:
     for heading, content in (
         ("Result", _result(run)),
         ("Loss", _curves(run)),
-        ("Answers before and after", _samples(run)),
+        ("Held-out rows, before and after", _samples(run)),
         ("Answers and their rewards", _rewarded(run)),
         ("Data", _data(run)),
         ("Checkpoints", _checkpoints(run)),
@@ -215,11 +215,20 @@ def _samples(run: Run) -> str:
             if sample.get(key) is not None
         )
         talks.append(
-            f'<div class="talk"><div class="ask">{esc(_text(sample.get("prompt")))}</div><div class="answers">{answers}</div></div>'
+            f'<div class="talk">{_pictures(sample)}<div class="ask">{esc(_text(sample.get("prompt")))}</div>'
+            f'<div class="answers">{answers}</div></div>'
         )
     if not talks and run.info.get("no_samples"):
         return f'<p class="soft">{esc(run.info["no_samples"])}</p>'
     return "".join(talks)
+
+
+def _pictures(sample: Record) -> str:
+    """The pictures of a prompt, which stand in the page itself."""
+    found = [url for url in sample.get("pictures") or () if str(url).startswith("data:image/png;base64,")]
+    return "".join(
+        f'<img class="seen" alt="a picture of the prompt, as the model sees it" src="{esc(url)}">' for url in found
+    )
 
 
 LAST_PROMPTS = 4

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from tk.contracts import Completion, Figures, Request, Session
+from tk.errors import TkWarning
 from tk_rollouts.answers import Answer, Group, answers_of
 from tk_rollouts.prompts import Prompt
 
@@ -90,7 +91,7 @@ def warn_if_cut(session: Session, groups: Sequence[Group]) -> None:
         warnings.warn(
             f"sampling: every answer of a step was cut off at sampling.max_tokens {session.sampling.max_tokens}: raise it, "
             "unless such answers are wanted. `truncated` in the log is the share of such answers.",
-            RuntimeWarning,
+            TkWarning,
             stacklevel=1,
         )
 

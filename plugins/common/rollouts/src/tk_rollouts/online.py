@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
+from tk.config.sections import Sampling
 from tk.contracts import Batch, Example, Figures, Layout, Limit, Loss, Pass, Role, Session, Stat, Template
 from tk.errors import UsageError
 from tk.sample import Sample
@@ -15,11 +16,11 @@ from tk_rollouts.prompts import collate_prompts, encode_prompts
 class Online:
     """Base of methods whose data are prompts. A method adds its roles, source, passes and loss.
 
-    temperature: what the trained log-probs are divided by; a method's `source` sets it to that of sampling.
+    sampling: how answers are drawn; a method's `source` sets it.
     """
 
     scope: Literal["row", "window"] = "row"
-    temperature = 1.0
+    sampling = Sampling(temperature=1.0)
 
     def encode(self, samples: Sequence[Sample], template: Template, limit: Limit) -> list[Sequence[Example]]:
         return encode_prompts(samples, template, limit)
@@ -32,7 +33,11 @@ class Online:
 
     def asked(self, role: str, *, grad: bool, id: str = "") -> Pass:
         """Log-probs of the distribution that answers are sampled from."""
-        return Pass((Stat("logps", self.temperature, role),), role, grad, id)
+        return Pass((self.sampled("logps", role),), role, grad, id)
+
+    def sampled(self, stat: str, role: str = "policy") -> Stat:
+        """A statistic of that distribution."""
+        return Stat(stat, self.sampling.temperature, role, self.sampling.top_p, self.sampling.top_k)
 
 
 def reference_role(checkpoint: str | None) -> Role:

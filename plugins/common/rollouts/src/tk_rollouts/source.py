@@ -98,24 +98,22 @@ class Rollouts:
         return [[[next(made) for _ in micro] for micro in own] for own in prompts]
 
 
-def check_sampling(settings: Settings, *, least: int = 1, whole: bool = True) -> None:
+def check_sampling(settings: Settings, *, least: int = 1, gradient: bool = True) -> None:
     """Refuse a config that cannot be learned from. least: answers that a prompt needs. Raises UsageError.
 
-    whole: for a policy gradient. What is trained are log-probs of the whole distribution at the temperature. Answers drawn from a part of it, or with
-    penalties, are not of that distribution, and the gradient would not be that of their rewards.
+    gradient: of the policy. What is trained are log-probs of the sampled distribution (temperature, top_p, top_k). Answers
+    drawn with penalties for what was said before are of another one, and the gradient would not be that of their rewards.
     """
     sampling = settings.sampling
     if sampling.n < least:
         raise UsageError(f"sampling.n: answers are held against one another: ask for {least} or more.")
     if sampling.temperature == 0:
         raise UsageError("sampling.temperature: at 0 all answers to a prompt are the same: use 1.")
-    for name, all_of_it in (("top_p", 1.0), ("top_k", 0), ("repetition_penalty", 1.0)) if whole else ():
-        value = getattr(sampling, name)
-        if value != all_of_it:
-            raise UsageError(
-                f"sampling.{name}: with {value} answers come from another distribution than the one whose log-probs are "
-                f"trained: use {all_of_it}."
-            )
+    if gradient and sampling.repetition_penalty != 1.0:
+        raise UsageError(
+            f"sampling.repetition_penalty: with {sampling.repetition_penalty} answers come from another distribution than "
+            "the one whose log-probs are trained: use 1.0."
+        )
     if not settings.rewards:
         raise UsageError("rewards: none is chosen: --rewards NAME (see `tk rewards list`).")
 

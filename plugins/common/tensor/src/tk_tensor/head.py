@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from tk.contracts import Stat
+from tk_tensor.nucleus import truncated
 
 FROZEN_CHUNK = 256
 """Positions at once where nothing is kept of the logits: on CPUs smaller chunks are faster, they stay in the cache."""
@@ -95,21 +96,36 @@ def statistics(
 
 
 def _of_logits(logits: Tensor, targets: Tensor, wants: Sequence[Stat]) -> tuple[Tensor, ...]:
-    """Each wanted statistic of [n, V] logits; work is shared between those of one temperature."""
-    scaled: dict[float, Tensor] = {}
-    logps: dict[float, Tensor] = {}
+    """Each wanted statistic of [n, V] logits; work is shared between those of one distribution."""
+    scaled: dict[Distribution, Tensor] = {}
+    logps: dict[Distribution, Tensor] = {}
     values = []
     for want in wants:
-        t = want.temperature
-        if t not in scaled:
-            scaled[t] = logits if t == 1.0 else logits / t
+        of = distribution(want)
+        if of not in scaled:
+            scaled[of] = _scaled(logits, of, targets)
         if want.name == "logits":
-            values.append(scaled[t])
+            values.append(scaled[of])
             continue
-        if t not in logps:
-            logps[t] = torch.log_softmax(scaled[t], -1)
-        values.append(STATISTICS[want.name](scaled[t], logps[t], targets))
+        if of not in logps:
+            logps[of] = torch.log_softmax(scaled[of], -1)
+        values.append(STATISTICS[want.name](scaled[of], logps[of], targets))
     return tuple(values)
+
+
+Distribution = tuple[float, float, int]
+"""Temperature, top_p, top_k."""
+
+
+def distribution(want: Stat) -> Distribution:
+    return want.temperature, want.top_p, want.top_k
+
+
+def _scaled(logits: Tensor, of: Distribution, targets: Tensor) -> Tensor:
+    """The logits of a distribution that is sampled from, -inf where it has no token."""
+    temperature, top_p, top_k = of
+    scaled = logits if temperature == 1.0 else logits / temperature
+    return scaled if top_p == 1.0 and not top_k else truncated(scaled, top_k, top_p, targets)
 
 
 def _pick(table: Tensor, targets: Tensor) -> Tensor:
@@ -117,19 +133,22 @@ def _pick(table: Tensor, targets: Tensor) -> Tensor:
     return table.gather(1, targets[:, None]).sum(1)
 
 
+LEAST = -1e30
+"""A log-prob of what is never sampled, as a number."""
+
 STATISTICS: Mapping[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "logps": lambda logits, logps, targets: _pick(logps, targets),
     "mean_logps": lambda logits, logps, targets: logps.mean(-1),
-    "entropy": lambda logits, logps, targets: -(logps.exp() * logps).sum(-1),
-    "logsumexp": lambda logits, logps, targets: logits[:, 0] - logps[:, 0],
+    "entropy": lambda logits, logps, targets: -(logps.exp() * logps.clamp(min=LEAST)).sum(-1),
+    "logsumexp": lambda logits, logps, targets: _pick(logits, targets) - _pick(logps, targets),
     "logits": lambda logits, logps, targets: logits,
 }
-"""On the vocabulary: logits [n, V] (divided by the temperature), their log-softmax, targets [n] -> [n]."""
+"""On the vocabulary: logits [n, V] (of the distribution), their log-softmax, targets [n] -> [n]."""
 
 
 @dataclass(frozen=True)
 class _Chunk:
-    """What derivatives are made of, at one temperature.
+    """What derivatives are made of, for one distribution.
 
     logits, logps: [n, V], the latter overwritten by its exponential. slope: d logit / d (output of the linear layer),
     a number, or [n, V] under a soft cap. mean: Σ over the vocabulary of p · slope · weight, [n, H].
@@ -201,12 +220,12 @@ def _with_derivatives(
         slope = (1 - logits.square()).mul_(project.scale)
         logits = logits.mul_(project.cap)
     found: dict[Stat, tuple[Tensor, Tensor]] = {}
-    for temperature in dict.fromkeys(w.temperature for w in wants):
-        scaled = logits if temperature == 1.0 else logits / temperature
+    for of in dict.fromkeys(distribution(w) for w in wants):
+        scaled = _scaled(logits, of, targets)
         logps = torch.log_softmax(scaled, -1)
-        same = [w for w in wants if w.temperature == temperature]
+        same = [w for w in wants if distribution(w) == of]
         values = [STATISTICS[w.name](scaled, logps, targets) for w in same]
-        steep = slope / temperature
+        steep = slope / of[0]
         share = logps.exp_()
         if isinstance(steep, Tensor):
             mean = _times(share.mul_(steep), weight)

@@ -66,7 +66,8 @@ class Objective:
     ) -> dict[str, Term]:
         """A term a loss. of_unit: fields for the losses of a unit that are others than `fields`."""
         stats = self.stats(outputs)
-        return {
-            name: Term(loss(stats, (of_unit or {}).get(loss.unit, fields), reduce).sum(), weight)
-            for name, (weight, loss) in self.losses.items()
-        }
+        found = {}
+        for name, (weight, loss) in self.losses.items():
+            values = loss(stats, (of_unit or {}).get(loss.unit, fields), reduce)
+            found[name] = Term(values.sum(), weight, values.detach())
+        return found

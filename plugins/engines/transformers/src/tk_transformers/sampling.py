@@ -8,9 +8,7 @@ import torch
 from torch import Tensor
 
 from tk.contracts import Sampling
-
-NUCLEUS = 1024
-"""Tokens among which top-p is looked for first: sorting a whole vocabulary costs more than the model's head."""
+from tk_tensor.nucleus import truncated
 
 
 def penalise(logits: Tensor, seen: Tensor, settings: Sequence[Sampling]) -> Tensor:
@@ -34,34 +32,11 @@ def choose(
         if setting.temperature == 0:
             logps[row] = logits[row].log_softmax(-1)[tokens[row]]
             continue
-        distribution = truncated(logits[row] / setting.temperature, setting).log_softmax(-1)
+        (scores,) = truncated(logits[row : row + 1] / setting.temperature, setting.top_k, setting.top_p)
+        distribution = scores.log_softmax(-1)
         tokens[row] = _draw(distribution, generator)
         logps[row] = distribution[tokens[row]]
     return tokens, logps
-
-
-def truncated(scores: Tensor, setting: Sampling) -> Tensor:
-    """scores [V] with -inf where top-k and top-p leave a token out; the most likely token always stays."""
-    if setting.top_k > 0 and setting.top_k < len(scores):
-        least = scores.topk(setting.top_k).values[-1]
-        scores = scores.masked_fill(scores < least, -torch.inf)
-    if setting.top_p < 1:
-        scores = _nucleus(scores, setting.top_p)
-    return scores
-
-
-def _nucleus(scores: Tensor, top_p: float) -> Tensor:
-    """scores [V] with -inf outside the fewest tokens that hold `top_p` of the probability (arXiv:1904.09751)."""
-    logps = scores.log_softmax(-1)
-    values, order = logps.topk(min(NUCLEUS, len(scores)))
-    if values.exp().sum() < top_p:  # rare: a flat distribution, sorted whole
-        values, order = logps.sort(descending=True)
-    probabilities = values.exp()
-    inside = probabilities.cumsum(-1) - probabilities < top_p
-    inside[0] = True
-    kept = torch.full_like(scores, -torch.inf)
-    kept[order[inside]] = scores[order[inside]]
-    return kept
 
 
 def _draw(distribution: Tensor, generator: torch.Generator) -> Tensor:

@@ -93,6 +93,6 @@ def _metrics(vectors: Tensor, parts: Tensor) -> dict[str, tuple[Tensor, float]]:
     own = torch.nonzero(parts[parts > 0] == 1).flatten()
     count = float(len(own))
     return {
-        "accuracy": ((cosines.argmax(1) == own).float().sum(), count),
-        "cosine": (cosines.gather(1, own[:, None]).sum(), count),
+        "accuracy": ((cosines.argmax(1) == own).float(), count),
+        "cosine": (cosines.gather(1, own[:, None])[:, 0], count),
     }

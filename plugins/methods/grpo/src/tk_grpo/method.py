@@ -59,7 +59,7 @@ class Grpo(Online):
         check_sampling(settings, least=2)
 
     def source(self, data: Source, session: Session) -> Source:
-        self.temperature, self.limit = session.sampling.temperature, session.sampling.max_tokens
+        self.sampling, self.limit = session.sampling, session.sampling.max_tokens
         rollouts = Rollouts(
             data,
             session,

@@ -12,8 +12,8 @@ from tk.config.options import doc
 class GrpoOptions:
     """Options of `grpo`, `dapo` and `rloo`. How many answers a prompt gets is `sampling.n`.
 
-    What is trained are log-probs at `sampling.temperature`, of the whole distribution. Sampling from a part of it (`top_p`,
-    `top_k`) or with `repetition_penalty` is therefore refused: the answers would be of another distribution.
+    What is trained are log-probs of the sampled distribution: at `sampling.temperature`, within `top_p` and `top_k` as the policy
+    stands, with the sampled token. `repetition_penalty` is refused: the answers would be of another distribution.
     """
 
     kl: Annotated[

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from tk.contracts import Completion, Session
-from tk.errors import TkError
+from tk.errors import TkError, TkWarning
 from tk_rollouts.answers import Group, answers_of
 from tk_rollouts.generate import Asked, answered, number, warn_if_cut
 from tk_rollouts.score import score_tokens
@@ -89,7 +89,7 @@ def warn_if_idle(session: Session, groups: Sequence[Group]) -> None:
         warnings.warn(
             "rewards: all answers to each prompt of a step have the same reward, so that nothing is learned from it: use a "
             "reward that tells them apart, or other prompts. `idle` in the log is the share of such answers.",
-            RuntimeWarning,
+            TkWarning,
             stacklevel=1,
         )
 

@@ -59,7 +59,7 @@ class Ppo(Online):
         check_sampling(settings)
 
     def source(self, data: Source, session: Session) -> Source:
-        self.temperature = session.sampling.temperature
+        self.sampling = session.sampling
         return Rollouts(
             data,
             session,

@@ -12,7 +12,7 @@ from tk.config.options import doc
 class PpoOptions:
     """PPO (arXiv 1707.06347) as it is used on language models (arXiv 2403.17031). How far the policy may move: `clip`.
 
-    What is trained are log-probs at `sampling.temperature`, of the whole distribution.
+    What is trained are log-probs of the sampled distribution: at `sampling.temperature`, within `top_p` and `top_k`.
     """
 
     critic: Annotated[

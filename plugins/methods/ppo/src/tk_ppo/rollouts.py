@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from tk.contracts import Pass, Session, Stat
+from tk.contracts import Pass, Session
 from tk_ppo.estimates import divergences, generalised_advantages, moments
 from tk_rollouts.answers import Answer, Group, answers_of
 from tk_rollouts.generate import Asked, answered, warn_if_cut
@@ -33,8 +33,7 @@ def roll_out(method: Ppo, session: Session, asked: Sequence[Asked]) -> list[Grou
 def score(method: Ppo, session: Session, groups: Sequence[Group]) -> None:
     """What policy, critic and reference give the tokens before the first update."""
     asked = method.asked("policy", grad=False, id="old")
-    entropy = Stat("entropy", method.temperature)
-    passes = [Pass((*asked.wants, entropy), "policy", False, "old"), method.valued(grad=False)]
+    passes = [Pass((*asked.wants, method.sampled("entropy")), "policy", False, "old"), method.valued(grad=False)]
     names = {"old": ("old", "logps"), "entropy": ("old", "entropy"), "values": ("critic", "value")}
     if method.options.kl:
         passes.append(method.asked("reference", grad=False))

@@ -15,20 +15,41 @@ from tk.config.sections import MediaSection
 from tk.contracts import LoadedModel, Medium
 from tk.errors import DataError, TkError
 from tk_auto.family import AutoFamily
+from tk_llava.options import LlavaOptions
 from tk_llava.outline import Outline
+from tk_llava.videos import TileVideos
+from tk_media.films import video_settings
 from tk_media.pictures import Pictures, image_processor, one_by_one
 from tk_media.reading import Reader
 
 
 class Llava(AutoFamily):
-    """LLaVA 1.5, LLaVA-NeXT and LLaVA-OneVision. Has no options."""
+    """LLaVA 1.5, LLaVA-NeXT and LLaVA-OneVision. Built as `Llava(options)`."""
+
+    def __init__(self, options: LlavaOptions | None = None) -> None:
+        self.options = options or LlavaOptions()
 
     def load(self, path: str, *, media: MediaSection | None = None, **settings: Any) -> LoadedModel:  # type: ignore[override]
         model = super().load(path, **settings)
         outline = Outline(model.module.config)
         names = [name for name, _ in model.module.named_parameters()]
         unread = frozenset(name for name in names if name.endswith(outline.unread))
-        return replace(model, media=_pictures(model, outline, media or MediaSection()), unread=unread)
+        return replace(model, media=self._pictures(model, outline, media or MediaSection()), unread=unread)
+
+    def _pictures(self, model: LoadedModel, outline: Outline, section: MediaSection) -> Pictures:
+        pictures, mark = _pictures(model, outline, section), getattr(model.module.config, "video_token_id", None)
+        if mark is None:
+            return pictures
+        stored = video_settings(pictures.folder)
+        known = {name: stored[name] for name in ("image_mean", "image_std", "rescale_factor") if name in stored}
+        videos = TileVideos(model.module.config.vision_config.image_size, outline.tile, self.options.frames, **known)
+        return replace(
+            pictures,
+            marks={**pictures.marks, "video": mark},
+            surround={**pictures.surround, "video": f"{model.tokenizer.convert_ids_to_tokens(mark)}\n"},
+            ids=lambda medium: [mark] * videos.tokens if medium.type == "video" else pictures.ids(medium),
+            videos=videos,
+        )
 
 
 def _pictures(model: LoadedModel, outline: Outline, section: MediaSection) -> Pictures:

@@ -11,6 +11,7 @@ def tk_models() -> Iterable[ModelSpec]:
     yield ModelSpec(
         name="llava",
         target="tk_llava.family:Llava",
+        config="tk_llava.options:LlavaOptions",
         summary="LLaVA 1.5, LLaVA-NeXT and LLaVA-OneVision.",
         matches=Matches(
             model_types=("llava", "llava_next", "llava_onevision"),

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
-
 from tk.config.sections import MediaSection
-from tk.contracts import LoadedModel, Medium
+from tk.contracts import LoadedModel
 from tk.errors import UsageError
 from tk_auto.family import AutoFamily
 from tk_media.pictures import Pictures, image_processor
 from tk_media.reading import Reader
 from tk_qwen_vl.options import QwenVLOptions
-from tk_qwen_vl.positions import Grid, positions
+from tk_qwen_vl.positions import positions
+from tk_qwen_vl.spelling import Qwen3Spelling, Spelling
+from tk_qwen_vl.videos import Qwen3Videos, videos_of
 
 GROUPS = {
     "vision_tower": ("visual.patch_embed", "visual.pos_embed", "visual.blocks"),
@@ -26,23 +25,6 @@ GROUPS = {
     "language_model": ("language_model", "lm_head", "score"),
 }
 """Ends of the names of the models' parts."""
-
-
-@dataclass(frozen=True)
-class Grids:
-    """How many tokens a picture has in each direction, by its image processor's settings."""
-
-    processor: Any
-
-    def __call__(self, medium: Medium) -> Grid:
-        height, width = medium.size[-2:]
-        side, size = self.processor.patch_size * self.processor.merge_size, self.processor.size
-        pixels = {"min_pixels": size["shortest_edge"], "max_pixels": size["longest_edge"]}
-        rows, columns = smart_resize(height, width, side, **pixels)
-        return 1, rows // side, columns // side
-
-    def count(self, medium: Medium) -> int:
-        return int(np.prod(self(medium)))
 
 
 class QwenVL(AutoFamily):
@@ -64,16 +46,26 @@ class QwenVL(AutoFamily):
                 f"model.min_pixels: {processor.size['shortest_edge']} is more than max_pixels "
                 f"{processor.size['longest_edge']}."
             )
-        grid, mark = Grids(processor), model.module.config.image_token_id
+        spelling = self._spelling(model, processor)
         return Pictures(
             Reader(section),
             processor,
             Path(model.path),
-            marks={"image": mark},
-            surround={"image": "<|vision_start|><|image_pad|><|vision_end|>"},
-            ids=lambda medium: [mark] * grid.count(medium),
-            place=partial(positions, grid=grid),
+            marks=spelling.marks,
+            surround={type: f"<|vision_start|><|{type}_pad|><|vision_end|>" for type in spelling.marks},
+            ids=spelling.ids,
+            place=partial(positions, spread=spelling.spread),
+            videos=spelling.videos,
         )
+
+    def _spelling(self, model: LoadedModel, processor: Any) -> Spelling:
+        config: Any = model.module.config
+        videos = videos_of(config.model_type, Path(model.path), self.options.fps, self.options.max_frames)
+        marks = {"image": config.image_token_id, "video": config.video_token_id}
+        if isinstance(videos, Qwen3Videos):
+            around = (config.vision_start_token_id, config.vision_end_token_id)
+            return Qwen3Spelling(processor, videos, marks, tokenizer=model.tokenizer, around=around)
+        return Spelling(processor, videos, marks, getattr(config.vision_config, "tokens_per_second", None))
 
 
 def _groups(module: Any) -> dict[str, tuple[str, ...]]:

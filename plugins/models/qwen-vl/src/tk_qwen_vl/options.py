@@ -10,7 +10,7 @@ from tk.config.options import doc
 
 @dataclass(frozen=True)
 class QwenVLOptions:
-    """How large pictures are to the model. A token stands for a square of two by two patches (28 or 32 pixels wide)."""
+    """How large pictures and how long videos are to the model. A token stands for a square of two by two patches (28 or 32 pixels wide)."""
 
     min_pixels: Annotated[int | None, doc("Smaller pictures are made larger; the checkpoint's unless given.", ge=1)] = (
         None
@@ -18,3 +18,5 @@ class QwenVLOptions:
     max_pixels: Annotated[int | None, doc("Larger pictures are made smaller; the checkpoint's unless given.", ge=1)] = (
         None
     )
+    fps: Annotated[float, doc("Frames a second that are taken of a video.", gt=0)] = 2.0
+    max_frames: Annotated[int | None, doc("Most frames of a video; the checkpoint's unless given.", ge=2)] = None

@@ -12,7 +12,7 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tk.errors import UsageError
+from tk.errors import TkWarning, UsageError
 from tk.files import TEMPORARY
 from tk_torch import files
 
@@ -82,7 +82,9 @@ class Checkpoints:
             wrong = files.problem(path)
             if not wrong:
                 return Saved(path)
-            warnings.warn(f"{path}: this checkpoint is not whole: {wrong}. Using the one before.", stacklevel=2)
+            warnings.warn(
+                f"{path}: this checkpoint is not whole: {wrong}. Using the one before.", TkWarning, stacklevel=2
+            )
         return None
 
     def path(self, step: int) -> Path:

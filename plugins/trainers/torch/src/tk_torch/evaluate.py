@@ -5,21 +5,25 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from tk.contracts import Batch, Method, Rows, Session, Step, Strategy
+from tk.contracts import Batch, Method, Rows, Session, Step, Strategy, World
 from tk_data.evaluate import eval_batches
 from tk_parallel.processes import exchange
 from tk_tensor.collate import reduce_for
 from tk_tensor.given import OF_SAMPLES, divided
 from tk_torch.assemble import Parts
 from tk_torch.update import to_device
+from tk_torch.window import Outputs, joined_batch, joined_outputs
 
 Ratios = dict[str, tuple[float, float]]
 """Name -> (sum, weight) of one example."""
+WINDOW = 1024
+"""With scope "window": so many examples, or a batch more, see each other, however many fit into a forward."""
 Told = Callable[[str, int, int], None]
 """Told how far long work is: what, rows done, rows in all."""
 
@@ -60,9 +64,22 @@ class Records:
     coefs: dict[str, float] = field(default_factory=dict)
 
     def add(self, members: Sequence[int], step: Step, weights: Mapping[str, float]) -> None:
+        """One record for all members."""
         terms = {name: (float(term.sum), float(weights.get(name, 0))) for name, term in step.terms.items()}
-        metrics = {name: (float(value), float(weight)) for name, (value, weight) in step.metrics.items()}
+        metrics = {name: (float(torch.as_tensor(v).sum()), float(weight)) for name, (v, weight) in step.metrics.items()}
         self.found.append(Record(list(members), terms, metrics))
+        self.coefs |= {name: term.coef for name, term in step.terms.items()}
+
+    def add_each(self, members: Sequence[int], step: Step, weights: Sequence[Mapping[str, float]]) -> None:
+        """A record a member, where the step has a value for each; else one for all. weights: of each."""
+        terms = {name: term.each for name, term in step.terms.items()}
+        metrics = {name: value for name, (value, _) in step.metrics.items()}
+        if not all(_one_each(values, len(members)) for values in (*terms.values(), *metrics.values())):
+            self.add(members, step, {name: math.fsum(own.get(name, 0) for own in weights) for name in step.terms})
+            return
+        for i, (member, own) in enumerate(zip(members, weights, strict=True)):
+            own_terms = {name: (float(values[i]), float(own.get(name, 0))) for name, values in terms.items()}
+            self.found.append(Record([member], own_terms, {name: (float(v[i]), 1.0) for name, v in metrics.items()}))
         self.coefs |= {name: term.coef for name, term in step.terms.items()}
 
 
@@ -79,6 +96,7 @@ def evaluate(
     """Every held-out example once, over all ranks, without dropout. The same result on every rank."""
     world, seed = session.world, session.seed
     records = Records()
+    held: list[tuple[Batch, Sequence[int], Outputs]] = []
     done = 0
     module.eval()
     with torch.no_grad():
@@ -94,8 +112,15 @@ def evaluate(
                 continue
             moved = to_device(batch, world.device)
             outputs = module(moved.inputs, moved.fields, parts.method.passes(moved))
-            if indices:
+            if parts.method.scope == "window":
+                held.append((moved, indices, outputs))
+                if len(held) * batch_size * world.size >= WINDOW:
+                    _record_window(records, parts, strategy, world, held)
+                    held = []
+            elif indices:
                 _record(records, parts, outputs, moved, indices, world.device)
+        if held:
+            _record_window(records, parts, strategy, world, held)
     told("evaluation", done, done)
     parts.training_mode(module)
     every = exchange(strategy.gather, asdict(records))
@@ -122,6 +147,30 @@ def _record(
         return
     for index, single, own in zip(indices, singles, steps, strict=True):
         records.add([index], own, single.weights)
+
+
+def _record_window(
+    records: Records,
+    parts: Parts,
+    strategy: Strategy,
+    world: World,
+    held: Sequence[tuple[Batch, Sequence[int], Outputs]],
+) -> None:
+    """Records of examples that see each other, over all ranks, on rank 0."""
+    window, members, outputs = zip(*held, strict=True)
+    told = exchange(strategy.gather, {"members": [index for indices in members for index in indices]})
+    order = [index for part in told for index in part["members"]]
+    weights = [parts.data.eval[index].weights for index in order]
+    joined, _ = joined_outputs(strategy, world, parts.method.passes(window[0]), window, outputs)
+    totals = {name: math.fsum(own[name] for own in weights) for name in weights[0]}
+    batch = joined_batch(strategy, world, window, totals)
+    step = parts.method.loss(joined, batch, reduce_for(batch))
+    if world.rank == 0:
+        records.add_each(order, step, weights)
+
+
+def _one_each(values: Any, count: int) -> bool:
+    return isinstance(values, Tensor) and values.shape == (count,)
 
 
 def split(method: Method, outputs: Mapping[str, Rows], batch: Batch, singles: Sequence[Batch]) -> list[Step] | None:

@@ -157,7 +157,7 @@ class _Run:
             self._evaluate()
             self.progress.first = self.progress.evals
         if not saved and self.eval.generate:
-            self.progress.samples = answers(self.plan, self.parts, self.world)
+            self.progress.samples = answers(self.plan, self.parts, self.session, pictures=False)
         self.speed.start(self.progress.seconds)
 
     def _loop(self, signals: Signals) -> str:
@@ -291,7 +291,7 @@ class _Run:
             weights = self._final_weights()
             on_rank_0(self.strategy, self.world, lambda: _write_final(self.folder / FINAL, parts, weights))
             if self.eval.generate:
-                samples = compared(progress.samples, answers(self.plan, parts, self.world))
+                samples = compared(progress.samples, answers(self.plan, parts, self.session))
         result = TrainResult(
             output=self.folder,
             steps=progress.step,

@@ -6,7 +6,6 @@ ranks before the first backward, so that each micro-batch's backward already car
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,13 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tk.contracts import Batch, Method, Pass, Rows, Step, Strategy, World
+from tk.contracts import Batch, Method, Step, Strategy, World
 from tk.errors import TkError
 from tk_parallel.processes import exchange
 from tk_tensor.collate import reduce_for
 from tk_torch.seeds import set_torch_state, torch_state
-
-Outputs = Mapping[str, Rows]
+from tk_torch.window import Outputs, Spans, joined_batch, joined_outputs
 
 
 @dataclass
@@ -52,7 +50,7 @@ class Sums:
             self.terms[name] = self.terms[name] + value if name in self.terms else value
             self.coefs[name] = term.coef
         for name, (value, weight) in step.metrics.items():
-            value = torch.as_tensor(value).detach()
+            value = torch.as_tensor(value).detach().sum()
             self.metrics[name] = self.metrics[name] + value if name in self.metrics else value
             self.weights[name] = self.weights.get(name, 0.0) + float(weight)
 
@@ -139,8 +137,9 @@ class Updater:
             for batch in window:
                 states.append(torch_state(device))
                 outputs.append(self._module(batch.inputs, batch.fields, self._method.passes(batch)))
-        leaves, own = self._joined_outputs(window, outputs)
-        joined = self._joined_batch(window, totals)
+        passes = self._method.passes(window[0])
+        leaves, own = joined_outputs(self._strategy, self._world, passes, window, outputs)
+        joined = joined_batch(self._strategy, self._world, window, totals.weights, totals.tokens)
         step = self._method.loss(leaves, joined, reduce_for(joined))
         objective(step, totals.weights).backward()
         for number, batch in enumerate(window, 1):
@@ -153,45 +152,6 @@ class Updater:
         if self._world.rank == 0:
             sums.add(step, [origin for batch in window for origin in batch.origins])
         return sums
-
-    def _joined_outputs(
-        self, window: Sequence[Batch], outputs: Sequence[Outputs]
-    ) -> tuple[dict[str, dict[str, Tensor]], list[dict[tuple[str, str], slice]]]:
-        """Statistics of all ranks joined, as leaves of a graph; and where each own micro-batch's rows stand in them."""
-        passes: dict[str, Pass] = {p.key: p for p in self._method.passes(window[0])}
-        leaves: dict[str, dict[str, Tensor]] = {key: {} for key in passes}
-        own: list[dict[tuple[str, str], slice]] = [{} for _ in window]
-        for key, asked in passes.items():
-            for name in sorted(outputs[0][key]):
-                parts = [o[key][name][:0] if b.filler else o[key][name] for b, o in zip(window, outputs, strict=True)]
-                every = self._strategy.gather(torch.cat(parts))
-                leaves[key][name] = torch.cat(every).requires_grad_(asked.grad)
-                at = sum(len(part) for part in every[: self._world.rank])
-                for spans, part in zip(own, parts, strict=True):
-                    spans[key, name] = slice(at, at := at + len(part))
-        return leaves, own
-
-    def _joined_batch(self, window: Sequence[Batch], totals: Totals) -> Batch:
-        """The window's batches of all ranks as one: tensor fields joined, samples (`rows`) counted through."""
-        counts = [0 if batch.filler else batch.rows for batch in window]
-        told = exchange(self._strategy.gather, {"rows": sum(counts), "fields": sorted(_joinable(window[0]))})
-        if any(part["fields"] != told[0]["fields"] for part in told):
-            raise TkError(f"The ranks' batches have different fields: {[part['fields'] for part in told]}.")
-        before = sum(part["rows"] for part in told[: self._world.rank])
-        starts = itertools.accumulate(counts, initial=before)
-        shifted = [
-            {**b.fields, "rows": b.fields["rows"] + s} if "rows" in b.fields else b.fields
-            for b, s in zip(window, starts, strict=False)
-        ]
-        fields = {
-            name: torch.cat(
-                self._strategy.gather(
-                    torch.cat([f[name][:0] if b.filler else f[name] for b, f in zip(window, shifted, strict=True)])
-                )
-            )
-            for name in told[0]["fields"]
-        }
-        return Batch({}, fields, totals.weights, sum(part["rows"] for part in told), totals.tokens)
 
 
 def objective(step: Step, totals: Mapping[str, float]) -> Tensor:
@@ -231,9 +191,7 @@ def to_device(batch: Batch, device: str) -> Batch:
     return replace(batch, inputs=moved(batch.inputs), fields=moved(batch.fields))
 
 
-def _surrogate(
-    outputs: Outputs, leaves: Mapping[str, Mapping[str, Tensor]], spans: Mapping[tuple[str, str], slice]
-) -> Tensor:
+def _surrogate(outputs: Outputs, leaves: Mapping[str, Mapping[str, Tensor]], spans: Spans) -> Tensor:
     """A scalar whose gradient is that of the objective through this micro-batch's statistics."""
     parts = []
     for key, stats in outputs.items():
@@ -244,10 +202,6 @@ def _surrogate(
             else:
                 parts.append((value * gradient[span]).sum())
     return torch.stack(parts).sum()
-
-
-def _joinable(batch: Batch) -> list[str]:
-    return [name for name, value in batch.fields.items() if isinstance(value, Tensor) and value.dim()]
 
 
 def _added(parts: object) -> dict[str, float]:
