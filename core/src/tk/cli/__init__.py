@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from typing import Any
 
 
 def main() -> None:
@@ -15,8 +14,12 @@ def main() -> None:
 
     plain = warnings.formatwarning
 
-    def formatted(message: Warning | str, category: type[Warning], *where: Any) -> str:
-        return f"warning: {message}\n" if issubclass(category, TkWarning) else plain(message, category, *where)
+    def formatted(
+        message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+    ) -> str:
+        if issubclass(category, TkWarning):
+            return f"warning: {message}\n"
+        return plain(message, category, filename, lineno, line)
 
     warnings.formatwarning = formatted
     try:

@@ -14,7 +14,7 @@ import torch
 import trl
 from torch import Tensor, nn
 
-from tk.contracts import Layout
+from tk.contracts import Layout, Sampling
 from tk_conformance.parity import (
     LAYOUTS,
     TRAINER,
@@ -80,7 +80,7 @@ def method_of(
         objective.Clip(clip),
         AGGREGATIONS[aggregation],
     )
-    made.temperature, made.limit = 0.7, LIMIT
+    made.sampling, made.limit = Sampling(temperature=0.7), LIMIT
     return made
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tk.contracts import LoadedModel
+from tk.contracts import LoadedModel, Sampling
 from tk_conformance.parity import LAYOUTS, AdapterOff, check_same, gradient, moved, tiny_model
 from tk_grpo.objective import Clip
 from tk_grpo.options import ClipOptions
@@ -30,7 +30,7 @@ TEMPERATURE = 0.7
 
 def method_of(critic: Any, **options: Any) -> Ppo:
     made = Ppo(PpoOptions(critic=critic, kl=0.0, **options), {}, Clip(ClipOptions(0.2, 0.3)))
-    made.temperature = TEMPERATURE
+    made.sampling = Sampling(temperature=TEMPERATURE)
     return made
 
 

@@ -123,7 +123,7 @@ def _label(label: Any, head: Head) -> str | None:
     """A row's label, classes by their names; None where it has none."""
     if label is None:
         return None
-    of_classes = head.problem != "regression"
+    of_classes = head.problem in ("single_label_classification", "multi_label_classification")
     each = label if isinstance(label, (list, tuple)) else [label]
     return ", ".join(head.labels[v] if of_classes and isinstance(v, int) else str(v) for v in each) or "none"
 
