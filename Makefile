@@ -20,7 +20,7 @@ quickstart: setup
 	$(BIN)/tk train -c examples/quickstart.yaml
 
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow" --durations=15
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow" -n auto --maxprocesses 4 --dist loadfile --durations=15
 
 slow: setup
 	OMP_NUM_THREADS=1 $(BIN)/python tests/run_slow.py

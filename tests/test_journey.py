@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -23,6 +22,7 @@ from tk.contracts import TrainPlan, TrainResult
 from tk.inference import Answer, load
 from tk.setup import Given, plan
 from tk_conformance.tiny import tiny_checkpoint
+from tk_parallel.testing import free_port
 
 CONFIG = """\
 model: {model}
@@ -316,11 +316,8 @@ def test_a_plan_is_what_the_run_then_does(inputs, tmp_path, command, flags):
 
 def _processes(world: int, *args: str | Path) -> None:
     """`tk` as torchrun starts it: one process a rank."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
     command = [sys.executable, "-m", "tk", *map(str, args)]
-    common = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    common = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     ranks = [{"RANK": str(r), "LOCAL_RANK": str(r), "WORLD_SIZE": str(world)} for r in range(world)]
     running = [
         subprocess.Popen(command, env={**common, **rank}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from tk_conformance.methods import check_method
+from tk_conformance.videos import write_films
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "digits" / "make.py"
 
@@ -112,3 +113,23 @@ def test_vectors(place: Path, tmp_path: Path) -> None:
         for i, p in enumerate(SHOWN)
     ]
     check_method(config(place, tmp_path, rows, method="embedding"), tmp_path, strategies=("ddp", "fsdp"))
+
+
+def test_videos_among_pictures_and_words(place: Path, tmp_path: Path) -> None:
+    pytest.importorskip("av", reason="PyAV is not installed")
+    films = write_films(tmp_path)
+    shown: list[tuple[str, ...]] = [("a",), (), ("b", "c"), (), (), ("long",), (), ("c",)]
+    rows = [
+        {
+            "messages": [
+                {"role": "user", "content": "<image>" * (i % 4 == 2) + "<video>" * len(names) + "x" * (i + 1)},
+                {"role": "assistant", "content": "y" * (8 - i)},
+            ],
+            "videos": [films[name] for name in names],
+            "images": ["1.png"] * (i % 4 == 2),
+        }
+        for i, names in enumerate(shown)
+    ]
+    made = config(place, tmp_path, rows)
+    made = {**made, "model": {**made["model"], "fps": 1.0, "max_frames": 4}}
+    check_method(made, tmp_path, strategies=("ddp", "fsdp"))

@@ -141,7 +141,8 @@ def _tokens(tokens: Sequence[Token], shared: int) -> Iterator[str]:
 
 def _figure(medium: Shown) -> str:
     size = "×".join(map(str, reversed(medium.size[-2:])))
-    caption = f"<figcaption>{escape(medium.type)}, {size} pixels: {escape(medium.source)}</figcaption>"
+    frames = f"{medium.size[0]} frames of " if len(medium.size) > 2 else ""
+    caption = f"<figcaption>{escape(medium.type)}, {frames}{size} pixels: {escape(medium.source)}</figcaption>"
     data = base64.b64encode(medium.seen).decode()
     image = f'<img alt="{escape(medium.type)} as the model sees it" src="data:image/png;base64,{data}">' if data else ""
     return f"<figure>{image}{caption}</figure>"

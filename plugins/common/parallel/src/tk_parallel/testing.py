@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import random
 import socket
 import subprocess
 import sys
 from pathlib import Path
+
+PORTS = 20000
 
 
 def run_processes(
@@ -53,7 +56,16 @@ def _ranks(rank: int, world: int) -> dict[str, str]:
 
 
 def free_port() -> int:
-    """A TCP port of the loopback interface that nobody listens on."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
+    """A TCP port of the loopback interface that nobody listens on, and that no test beside this one is given.
+
+    Below those that the system gives to outgoing connections, which could take it before it is listened on.
+    """
+    beside = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    while True:
+        port = PORTS + beside * 1000 + random.SystemRandom().randrange(1000)
+        with socket.socket() as found:
+            try:
+                found.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
