@@ -115,7 +115,7 @@ class Layout:
     packing: rows hold several examples that must not see one another.
     shared_prefix: sequences that begin alike may stand in one row, their beginning only once. shared_from: they do in a
         batch whose beginnings hold this many times the tokens of their endings.
-    media: of the model, where it takes any. touch: the data holds media, so that batches without run an idle one.
+    media: of the model, where it takes any. touch: types of media that the data holds; batches without run an idle one.
     """
 
     pad_id: int
@@ -125,7 +125,7 @@ class Layout:
     shared_prefix: bool = False
     shared_from: float = 1.0
     media: MediaProcessor | None = None
-    touch: bool = False
+    touch: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ class Batch:
     """One micro-batch of one rank.
 
     inputs: arguments of the model's forward (input_ids [B, T], attention_mask, position_ids [B, T] or [axes, B, T],
-        media …), and `idle`, media of no sample.
+        media …), and `idle`, media of no sample by their types.
     fields: what the head and the loss read. Token methods: `select` [N] (flat positions in B·T whose hidden state
         predicts), `targets` [N], `token_weights` [N], `rows` [N] (sample of each).
     weights: what it adds to the normaliser of each term, known before any forward.

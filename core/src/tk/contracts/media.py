@@ -70,8 +70,8 @@ class MediaProcessor(Protocol):
         """
         ...
 
-    def idle(self) -> Mapping[str, Tensor]:
-        """`tensors` of a small blank picture: what a rank without any runs, so that all ranks run the same modules."""
+    def idle(self, type: str) -> Mapping[str, Tensor]:
+        """`tensors` of a small blank medium: what a rank without any runs, so that all ranks run the same modules."""
         ...
 
     def save(self, folder: str) -> None:

@@ -233,7 +233,7 @@ def _reference(reference: Any, out: Any, encoding: Encoding) -> Tensor:
 
 def check_idle(model: LoadedModel, template: Template, samples: Sequence[Sample]) -> None:
     """A batch without pictures gives the parameters that pictures have a gradient of 0 to the same as one with them."""
-    layout = replace(_layout(LAYOUTS["right"], model), touch=True)
+    layout = replace(_layout(LAYOUTS["right"], model), touch=frozenset({"image"}))
     with_gradient: list[dict[str, Tensor]] = []
     for chosen in ([s for s in samples if _pictures(s)], [s for s in samples if not _pictures(s)]):
         model.module.zero_grad(set_to_none=True)

@@ -53,8 +53,8 @@ class ExampleSet(Sequence[Example]):
             table.columns[name] = _Ragged([arrays[i] for i in np.flatnonzero(self._table == number)])
 
     @property
-    def has_media(self) -> bool:
-        return bool(self._media)
+    def media_types(self) -> frozenset[str]:
+        return frozenset(medium.type for media in self._media.values() for medium in media)
 
     def origin(self, index: int) -> str:
         """ "file:line" of an example's row."""

@@ -15,7 +15,7 @@ def layout_for(
     *,
     shared_prefix: bool = False,
     media: MediaProcessor | None = None,
-    touch: bool = False,
+    touch: frozenset[str] = frozenset(),
 ) -> Layout:
     """Padding with the tokenizer's pad token (or end of sequence: padding is masked), on the right unless asked for.
 

@@ -31,7 +31,7 @@ from tk_media.seen import beside, seen
 FILES = ("processor_config.json", "video_preprocessor_config.json", "chat_template.json")
 """What else of a checkpoint's folder belongs to its processor."""
 IDLE = 32
-"""Side of the blank picture that a rank without pictures runs."""
+"""Side of what a rank without pictures or videos runs."""
 
 SHOWN = 8
 """Frames of a video that are shown."""
@@ -140,7 +140,10 @@ class Pictures:
         picture.save(out, "PNG")
         return out.getvalue()
 
-    def idle(self) -> Mapping[str, Tensor]:
+    def idle(self, type: str) -> Mapping[str, Tensor]:
+        if type == "video":
+            assert self.videos is not None
+            return self.videos.tensors([self.videos.resized(np.zeros((2, IDLE, IDLE, 3), dtype=np.uint8))])
         blank = Image.new("RGB", (IDLE, IDLE))
         return self.prepare(self.processor, [blank], [Medium("image", "", (IDLE, IDLE))])
 

@@ -155,18 +155,20 @@ def _body(inner: nn.Module) -> nn.Module | None:
     return body if isinstance(body, nn.Module) else None
 
 
-def _touched(module: nn.Module, ids: Tensor, idle: Mapping[str, Tensor]) -> Tensor:
+def _touched(module: nn.Module, ids: Tensor, idle: Mapping[str, Mapping[str, Tensor]]) -> Tensor:
     """[B, T, H] embeddings of tokens, which depend on features of media (times 0) as they do where there are some.
 
     So every rank runs the same modules forwards and backwards, in one order, which sharded modules wait for.
     """
     inner: Any = module.get_base_model() if hasattr(module, "get_base_model") else module
-    owner = next(part for part in inner.modules() if hasattr(part, "get_image_features"))
-    features = owner.get_image_features(**idle)
-    if isinstance(features, Mapping):
-        features = {name: value for name, value in features.items() if name not in TOWER}
+    owner: Any = next(part for part in inner.modules() if hasattr(part, "get_image_features"))
+    made = [getattr(owner, f"get_{type}_features")(**tensors) for type, tensors in idle.items()]
     embedded: Tensor = inner.get_input_embeddings()(ids)
-    return embedded + sum(tensor.sum() * 0 for tensor in _tensors(features))
+    for features in made:
+        if isinstance(features, Mapping):
+            features = {name: value for name, value in features.items() if name not in TOWER}
+        embedded = embedded + sum(tensor.sum() * 0 for tensor in _tensors(features))
+    return embedded
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

@@ -70,11 +70,11 @@ def positions_of(ids: np.ndarray, media: Sequence[Medium], layout: Layout) -> np
 
 
 def media_inputs(media: Sequence[Medium], layout: Layout) -> dict[str, Any]:
-    """The model's inputs for a batch's media; an idle one where it holds none and others may."""
+    """The model's inputs for a batch's media, with idle ones of the types that it does not hold and others may."""
     if layout.media is None:
         if media:
             raise TkError(f"{media[0].origin}: the model takes no {media[0].type}.")
         return {}
-    if media:
-        return dict(layout.media.tensors(media))
-    return {"idle": dict(layout.media.idle())} if layout.touch else {}
+    found: dict[str, Any] = dict(layout.media.tensors(media)) if media else {}
+    missing = layout.touch - {medium.type for medium in media}
+    return found | ({"idle": {type: dict(layout.media.idle(type)) for type in sorted(missing)}} if missing else {})

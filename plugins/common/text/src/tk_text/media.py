@@ -76,7 +76,8 @@ def expand(encoding: Encoding, parts: Sequence[Part], media: MediaProcessor, ori
         if written[type] != len(pairs):
             raise DataError(
                 located(
-                    origin, f"the row has {len(pairs)} {type} parts, and {written[type]} places of one are written."
+                    origin,
+                    f"the row has {len(pairs)} {type} parts, and {written[type]} places of one are written by the chat template.",
                 )
             )
     ids: list[int] = []

@@ -105,7 +105,7 @@ def assemble(plan: Plan, world: World, *, device: str, start: Start | None = Non
         policy.tokenizer,
         shared_prefix=_shares_prefixes(plan, models, notes),
         media=policy.media,
-        touch=data.train.has_media or data.eval.has_media,
+        touch=data.train.media_types | data.eval.media_types,
     )
     collate = with_given(method.collate)
     loader = Loader(
