@@ -113,7 +113,7 @@ def evaluate(
             moved = to_device(batch, world.device)
             outputs = module(moved.inputs, moved.fields, parts.method.passes(moved))
             if parts.method.scope == "window":
-                held.append((moved, indices, outputs))
+                held.append((replace(moved, inputs={}), indices, outputs))
                 if len(held) * batch_size * world.size >= WINDOW:
                     _record_window(records, parts, strategy, world, held)
                     held = []
