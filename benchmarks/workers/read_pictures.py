@@ -24,15 +24,14 @@ def memory() -> int:
 
 def main(config: str, step: str) -> None:
     loader = assemble(plan_of(given_from(config, {})), World(0, 1, "cpu"), device="meta").loader
-    total, waited, sizes, rows = len(loader), 0.0, [], 0
+    waited, sizes, rows = 0.0, [], 0
     begun = asked = time.perf_counter()
     for number, window in enumerate(loader.windows(), 1):
         if number > 1:  # the first has nothing to be made beside
             waited += time.perf_counter() - asked
         rows += sum(batch.rows for batch in window.batches)
         time.sleep(float(step))
-        if number % max(1, total // 8) == 0:
-            sizes.append(memory())
+        sizes.append(memory())
         asked = time.perf_counter()
     print(json.dumps({"seconds": time.perf_counter() - begun, "waited": waited, "memory": sizes, "rows": rows}))
 
