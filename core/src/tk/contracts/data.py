@@ -123,7 +123,7 @@ class Layout:
     packing: bool = False
     multiple: int = 1
     shared_prefix: bool = False
-    shared_from: float = 1.0
+    shared_from: float = 0.5
     media: MediaProcessor | None = None
     touch: frozenset[str] = frozenset()
 
