@@ -125,7 +125,7 @@ def _scaled(logits: Tensor, of: Distribution, targets: Tensor) -> Tensor:
     """The logits of a distribution that is sampled from, -inf where it has no token."""
     temperature, top_p, top_k = of
     scaled = logits if temperature == 1.0 else logits / temperature
-    return scaled if top_p == 1.0 and not top_k else truncated(scaled, top_k, top_p, targets)
+    return truncated(scaled, top_k, top_p, targets)
 
 
 def _pick(table: Tensor, targets: Tensor) -> Tensor:

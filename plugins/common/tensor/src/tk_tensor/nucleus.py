@@ -12,8 +12,10 @@ NUCLEUS = 1024
 def truncated(scores: Tensor, top_k: int, top_p: float, always: Tensor | None = None) -> Tensor:
     """scores [n, V] with -inf where top-k and top-p leave a token out; the most likely token always stays.
 
-    always: a token of each row that stays too, [n].
+    always: a token of each row that stays too, [n]. Where nothing is left out, the scores themselves.
     """
+    if top_p >= 1 and not 0 < top_k < scores.shape[-1]:
+        return scores
     out = torch.zeros_like(scores, dtype=torch.bool)
     if 0 < top_k < scores.shape[-1]:
         out |= scores < scores.topk(top_k).values[:, -1:]
