@@ -102,6 +102,12 @@ def test_what_is_kept_is_not_used_for_other_rows(config: dict[str, Any], tmp_pat
     run = variant(config, tmp_path, once=True)
     tk.train(run)
     again = {**run, "train": {**run["train"], "resume": True}}
+    rows = Path(run["data"])
+    before = rows.read_text()
+    rows.write_text(before.replace("ab", "ba"))  # as many tokens
+    with pytest.raises(TkError, match=r"train.safetensors is of other rows than the train data holds now"):
+        tk.train(again)
+    rows.write_text(before)
     (Path(run["output"]["dir"]) / "precomputed/train.safetensors").unlink()
     with pytest.raises(TkError, match=r"precomputed is not whole: train.safetensors is missing. Begin the run anew"):
         tk.train(again)

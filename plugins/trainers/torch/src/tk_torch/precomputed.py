@@ -25,6 +25,8 @@ from tk_torch.ranks import on_rank_0
 from tk_torch.record import PRECOMPUTED
 
 COUNTS, ROWS = "counts", "rows"
+SPLITS = {"train": ("train",), "eval": ("eval", "held out")}
+"""Which parts of the report each set of examples is of."""
 
 
 def compute(parts: Parts, session: Session, strategy: Strategy, folder: Path, batch_size: int, told: Told) -> None:
@@ -39,7 +41,7 @@ def compute(parts: Parts, session: Session, strategy: Strategy, folder: Path, ba
 
     def fill(into: Path) -> None:
         for name, examples in _sets(parts).items():
-            save_file(found[name], into / f"{name}.safetensors", metadata={ROWS: fingerprint(examples)})
+            save_file(found[name], into / f"{name}.safetensors", metadata={ROWS: fingerprint(parts, name, examples)})
 
     on_rank_0(strategy, session.world, lambda: files.write_folder(folder / PRECOMPUTED, fill))
     for name, examples in _sets(parts).items():
@@ -59,15 +61,16 @@ def read(parts: Parts, folder: Path) -> None:
     for name, examples in _sets(parts).items():
         path = folder / PRECOMPUTED / f"{name}.safetensors"
         with safe_open(path, "pt") if path.exists() else nullcontext() as stored:
-            if stored is None or stored.metadata()[ROWS] != fingerprint(examples):
+            if stored is None or stored.metadata()[ROWS] != fingerprint(parts, name, examples):
                 raise TkError(f"--resume: {path} is of other rows than the {name} data holds now: put the data back.")
             _give(examples, {key: stored.get_tensor(key) for key in stored.keys()})  # noqa: SIM118
 
 
-def fingerprint(examples: ExampleSet) -> str:
-    """Of which rows, and how long each is."""
+def fingerprint(parts: Parts, name: str, examples: ExampleSet) -> str:
+    """Of the content of the sources, of which rows they gave, and how long each is."""
+    sources = [source.fingerprint for source in parts.data.report.of(*SPLITS[name]).sources]
     rows = [examples.origin(i) for i in range(len(examples))]
-    return hashlib.sha256(json.dumps([rows, examples.lengths.tolist()]).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([sources, rows, examples.lengths.tolist()]).encode()).hexdigest()
 
 
 def _sets(parts: Parts) -> dict[str, ExampleSet]:
