@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tk.errors import DataError, UsageError
+from tk.errors import DataError, TkError, UsageError
 from tk_media.reading import Reader
 
 SIDEWAYS = (90, 270)
@@ -37,13 +37,16 @@ class Film:
 
 
 def video_settings(folder: Path) -> Mapping[str, Any]:
-    """What a checkpoint says of its video processor, as transformers finds it."""
+    """What a checkpoint says of its video processor, as transformers finds it. Raises TkError for a broken file."""
     for name, key in FILES:
         if (folder / name).is_file():
-            found = json.loads((folder / name).read_text(encoding="utf-8"))
+            try:
+                found = json.loads((folder / name).read_text(encoding="utf-8"))
+            except ValueError as error:
+                raise TkError(f"{folder / name} is no JSON: {error}") from error
             found = found.get(key) if key else found
             if isinstance(found, dict):
-                return found
+                return {setting: value for setting, value in found.items() if value is not None}
     return {}
 
 

@@ -89,7 +89,7 @@ class Pictures:
             if part.type not in self.marks:
                 raise DataError(f"{origin}: holds {part.type}, and this model takes {', '.join(self.marks)} only.")
             if part.source is None:
-                raise DataError(f"{origin}: an {part.type} has no source: give a path, a URL or bytes.")
+                raise DataError(f"{origin}: a part of type {part.type} has no source: give a path, a URL or bytes.")
             source = self.reader.find(part.source, origin)
             among = sum(other.type == part.type for other in parts)
             if part.type == "video":

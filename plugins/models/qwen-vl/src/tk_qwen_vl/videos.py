@@ -10,7 +10,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Self
 
 import numpy as np
 import torch
@@ -39,19 +38,6 @@ class VideoSettings:
     min_frames: int = 4
     max_frames: int = 768
 
-    @classmethod
-    def of(cls, folder: Path, defaults: VideoSettings) -> Self:
-        """A checkpoint's."""
-        stored = video_settings(folder)
-        known = {f.name: stored[f.name] for f in fields(cls) if f.name in stored}
-        size = {**defaults.size, **known.get("size", {})}
-        # Qwen3-VL's processor reads `size` only
-        for name, edge in (("min_pixels", "shortest_edge"), ("max_pixels", "longest_edge")):
-            if defaults is QWEN2 and stored.get(name) is not None:
-                size[edge] = stored[name]
-        found: Self = replace(defaults, **{**known, "size": size})  # type: ignore[assignment]
-        return found
-
 
 QWEN2 = VideoSettings()
 QWEN3 = VideoSettings(
@@ -60,6 +46,16 @@ QWEN3 = VideoSettings(
     image_std=(0.5, 0.5, 0.5),
     patch_size=16,
 )
+
+
+def settings_of(folder: Path, *, later: bool) -> VideoSettings:
+    """A checkpoint's. later: Qwen3-VL's, whose processor reads of sizes `size` only."""
+    defaults, stored = QWEN3 if later else QWEN2, video_settings(folder)
+    known = {f.name: stored[f.name] for f in fields(VideoSettings) if f.name in stored}
+    size = {**defaults.size, **known.get("size", {})}
+    for name, edge in () if later else (("min_pixels", "shortest_edge"), ("max_pixels", "longest_edge")):
+        size[edge] = stored.get(name, size[edge])
+    return replace(defaults, **{**known, "size": size})
 
 
 @dataclass(frozen=True)
@@ -159,7 +155,7 @@ class Qwen3Videos(QwenVideos):
 def videos_of(model_type: str, folder: Path, fps: float, max_frames: int | None) -> QwenVideos:
     """By the model's type and the checkpoint's settings. Raises UsageError where there is no room for a frame."""
     later = model_type.startswith("qwen3")
-    settings = VideoSettings.of(folder, QWEN3 if later else QWEN2)
+    settings = settings_of(folder, later=later)
     if max_frames is not None:
         settings = replace(settings, max_frames=max_frames, min_frames=min(settings.min_frames, max_frames))
     if settings.max_frames < settings.temporal_patch_size:
