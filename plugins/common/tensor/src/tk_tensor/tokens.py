@@ -45,7 +45,7 @@ class Tokens:
             if start <= medium.start and end <= stop:
                 kept.append(replace(medium, start=medium.start - start))
             elif medium.start < stop and end > start:
-                raise CutMedium(f"an {medium.type} of {medium.length} tokens would be cut")
+                raise CutMedium(f"the {medium.length} tokens of one {medium.type} would be cut")
         return Tokens(self.ids[start:stop], self.weights[start:stop], tuple(kept))
 
     def __add__(self, other: Tokens) -> Tokens:

@@ -26,8 +26,15 @@ SIDE = 240
 
 def refusal(plan: Plan, parts: Parts) -> str:
     """Why nothing can be shown in this run; "" where it can."""
-    if parts.policy.head.kind != "lm":
-        return "" if len(parts.data.eval) else "no row is held out"
+    kind = parts.policy.head.kind
+    if kind not in SHOWN:
+        return f"a model with a {kind} head answers nothing"
+    if not len(parts.data.eval):
+        return "no row is held out"
+    if kind == "none" and not all(row.passages for row in islice(parts.data.eval_rows(), AMONG)):
+        return "there are held-out rows without a passage to be found"
+    if kind != "lm":
+        return ""
     if "sharding" in plan.one("strategy").component.spec.supports:
         return "the strategy shards the weights, and the engine shares the trainer's module"
     if not parts.data.eval_prompts(1):
@@ -40,7 +47,7 @@ def answers(plan: Plan, parts: Parts, session: Session, *, pictures: bool = True
     if refusal(plan, parts):
         return []
     count = plan.config.eval.generate
-    found = {"lm": _generated, "score": _scored, "none": _nearest}[parts.policy.head.kind](plan, parts, session, count)
+    found = SHOWN[parts.policy.head.kind](plan, parts, session, count)
     return [record | ({"pictures": _seen(parts, media)} if pictures and media else {}) for record, media in found]
 
 
@@ -139,6 +146,10 @@ def _seen(parts: Parts, media: Sequence[Medium]) -> list[str]:
     processor = parts.policy.media
     made = [processor.seen(medium, SIDE) for medium in media] if processor else []
     return [f"data:image/png;base64,{base64.b64encode(png).decode()}" for png in made if png]
+
+
+SHOWN = {"lm": _generated, "score": _scored, "none": _nearest}
+"""What is shown of held-out rows, by the kind of the model's head."""
 
 
 def compared(before: Sequence[dict[str, Any]], after: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
