@@ -18,6 +18,7 @@ from PIL import Image
 from tk import inference, preview, setup
 from tk.contracts import Request
 from tk.sample import Message, Part, Sample
+from tk_conformance.videos import write_films
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "digits" / "make.py"
 PAIRS = [
@@ -128,6 +129,19 @@ def test_a_talk_keeps_its_pictures(place: Path, monkeypatch: pytest.MonkeyPatch)
     assert starts == sorted(starts)
     assert starts[0] == first.media[0].start
     assert second.ids[-len(marks.ids) + marks.media[0].start :] == list(marks.ids[marks.media[0].start :])
+
+
+def test_chat_takes_videos(place: Path, tmp_path: Path) -> None:
+    pytest.importorskip("av", reason="PyAV is not installed")
+    film = write_films(tmp_path)["a"]
+    words = ["chat", "--model", str(place / "model"), "--sampling.max-tokens", "2"]
+    done = tk(*words, input=f"/image {place / 'red.png'}\n/video {film}\nWhat?\nAnd?\n/quit\n")
+    assert done.returncode == 0, done.stderr
+    assert f"With the next message: {place / 'red.png'}, {film}" in done.stderr
+    assert "error" not in done.stderr
+    done = tk(*words, "--prompt", "What?", "--video", "nope.mp4")
+    assert done.returncode == 1
+    assert "there is no file nope.mp4" in done.stderr
 
 
 def test_chat_takes_pictures_and_says_what_is_wrong(place: Path) -> None:

@@ -18,7 +18,7 @@ from tk.contracts import Completion
 from tk.errors import StuckError, TkError
 from tk.limits import TooLong, limited
 from tk.sample import Message, Sample
-from tk.scoring import Scorer, score
+from tk.scoring import Scorer, Scoring
 
 ROWS = [
     (Sample((Message("user", "?"),), origin=f"rows.jsonl:{i}"), Completion((1,), text, "stop"))
@@ -27,7 +27,8 @@ ROWS = [
 
 
 def scored(reward, limit: float = 60.0):
-    return score({"mine": Scorer(reward, limit)}, ROWS)["mine"]
+    with contextlib.closing(Scoring({"mine": Scorer(reward, limit)})) as scoring:
+        return scoring(ROWS)["mine"]
 
 
 def returning(value):
@@ -135,7 +136,73 @@ def test_only_the_one_that_hangs_is_named():
 
     rewards = {"quick": Scorer(quick, 30.0), "slow": Scorer(waits, 0.3), "other": Scorer(quick, 30.0)}
     with pytest.raises(StuckError, match="rewards.slow"):
-        score(rewards, ROWS)
+        Scoring(rewards)(ROWS)
+
+
+def test_what_an_async_reward_keeps_of_its_loop_lives_on():
+    gate = asyncio.Semaphore(1)
+
+    async def gated(batch):
+        async def one():
+            async with gate:
+                await asyncio.sleep(0)
+                return 1.0
+
+        return await asyncio.gather(*(one() for _ in batch.completions))
+
+    with contextlib.closing(Scoring({"mine": Scorer(gated)})) as scoring:
+        assert scoring(ROWS) == scoring(ROWS) == {"mine": [1.0] * 3}
+
+
+@pytest.mark.parametrize("raised", [TimeoutError("the judge is slow"), asyncio.CancelledError(), SystemExit(0)])
+def test_what_an_async_reward_raises_is_not_taken_for_its_limit(raised):
+    async def judged(batch):
+        await asyncio.sleep(0)
+        raise raised
+
+    with pytest.raises(TkError, match=rf"rewards.mine: it raised {type(raised).__name__}.* for rows.jsonl:1: mend"):
+        scored(judged)
+
+
+def test_a_batch_has_the_columns_of_all_rows():
+    asked = (Message("user", "?"),)
+    rows = [
+        (Sample(asked, extras={"solution": "4"}, label=2, origin="a:1"), Completion((1,), "4", "stop")),
+        (Sample(asked, origin="b:1"), Completion((1,), "hi", "stop")),
+    ]
+    seen = []
+
+    def reward(batch):
+        seen.append(batch.columns)
+        return [None] * len(batch.completions)
+
+    scoring = Scoring({"mine": Scorer(reward)}, columns=["solution", "level"])
+    scoring(rows)
+    scoring(rows[1:])
+    assert seen[0] == {"label": [2, None], "level": [None, None], "solution": ["4", None]}
+    assert seen[1] == {"level": [None], "solution": [None]}
+
+
+def test_notes_are_plain_and_as_many_as_completions():
+    def telling(batch):
+        batch.note("step", [Decimal("0.5"), {"a": (1, 2)}, None])
+        return [1.0] * 3
+
+    scoring = Scoring({"mine": Scorer(telling)})
+    scoring(ROWS)
+    values = [(note["origin"], note["column"], note["value"]) for note in scoring.heard.taken()["notes"]]
+    assert values == [
+        ("rows.jsonl:1", "step", "0.5"),
+        ("rows.jsonl:2", "step", {"a": [1, 2]}),
+        ("rows.jsonl:3", "step", None),
+    ]
+
+    def short(batch):
+        batch.note("seen", [1])
+        return [1.0] * 3
+
+    with pytest.raises(TkError, match="rewards.mine: it raised ValueError: 'seen' has 1 values for 3 completions"):
+        scored(short)
 
 
 def test_a_limit_leaves_signals_as_they_were_and_lets_errors_pass():

@@ -19,7 +19,7 @@ from tk.contracts import LM_HEAD, Completion, Engine, Head, LoadedModel, Medium,
 from tk.errors import DataError, TkError, UsageError
 from tk.rows import Reading, open_source
 from tk.sample import Message, Part, Sample
-from tk.scoring import Scorer, score, scorers
+from tk.scoring import Scoring, scorers
 
 BATCH = 64
 """Rows that are given to the engine at once."""
@@ -195,12 +195,12 @@ class Answers:
     def __iter__(self) -> Iterator[Answer]:
         for _ in self._prompts():
             pass
-        rewards = scorers(self._plan)
+        scoring = Scoring(scorers(self._plan), {name for reading in self._readings for name in reading.columns})
         loaded = runtime(self._plan, self._run)
         prompts = self._prompts()
-        with closing(loaded.engine):
+        with closing(loaded.engine), closing(scoring):
             while batch := list(islice(prompts, BATCH)):
-                yield from self._answers(loaded, batch, rewards)
+                yield from self._answers(loaded, batch, scoring)
 
     def _prompts(self) -> Iterator[Sample]:
         """The rows' conversations up to where the assistant is to speak: a reference answer at the end is left out."""
@@ -212,10 +212,10 @@ class Answers:
                 raise DataError(f"{sample.origin}: there is nothing to answer: no message before the assistant's.")
             yield replace(sample, messages=messages)
 
-    def _answers(self, loaded: Runtime, prompts: Sequence[Sample], rewards: Mapping[str, Scorer]) -> Iterator[Answer]:
+    def _answers(self, loaded: Runtime, prompts: Sequence[Sample], scoring: Scoring) -> Iterator[Answer]:
         results = generate(self._plan, loaded, prompts)
         flat = [(sample, completion) for sample, group in zip(prompts, results, strict=True) for completion in group]
-        scores = score(rewards, flat)
+        scores = scoring(flat)
         for index, (sample, completion) in enumerate(flat):
             yield Answer(
                 sample.origin,
@@ -245,16 +245,16 @@ class Conversation:
         self._ids: Sequence[int] = ()
         self._media: Sequence[Medium] = ()
 
-    def say(self, text: str, images: Sequence[str] = ()) -> Iterator[str]:
-        """The assistant's answer, piece by piece. images: files or URLs that stand before the text.
+    def say(self, text: str, images: Sequence[str] = (), videos: Sequence[str] = ()) -> Iterator[str]:
+        """The assistant's answer, piece by piece. images, videos: files or URLs that stand before the text.
 
-        Raises TkError, with nothing said, where a picture cannot be read or the model takes none.
+        Raises TkError, with nothing said, where one cannot be read or the model takes none.
         """
         template = self._loaded.template
-        if images and self._loaded.model.media is None:
-            raise UsageError(f"{self._loaded.model.path} takes no pictures.")
-        parts = (*(Part("image", source=image) for image in images), Part("text", text))
-        message = Message("user", parts if images else text)
+        if (images or videos) and self._loaded.model.media is None:
+            raise UsageError(f"{self._loaded.model.path} takes no pictures or videos.")
+        shown = [Part("image", source=image) for image in images] + [Part("video", source=video) for video in videos]
+        message = Message("user", (*shown, Part("text", text)) if shown else text)
         if self._ids:
             encoding = template.extend(self._ids, [message])
         else:

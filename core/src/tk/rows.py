@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -32,13 +32,14 @@ class RowError(DataError):
 
 @dataclass(frozen=True)
 class Reading:
-    """An opened source: rows by index, and what they mean."""
+    """An opened source: rows by index, and what they mean. columns: those that rewards may read, of the rows read so far."""
 
     name: str
     section: SourceSection
     rows: RowSet
     format_name: str
     format: Format
+    columns: set[str] = field(default_factory=set)
 
     def __len__(self) -> int:
         return min(len(self.rows), self.section.first or len(self.rows))
@@ -50,7 +51,9 @@ class Reading:
 
     def meaning(self, row: Row) -> Sample:
         try:
-            return replace(self.format(row.data), origin=row.origin)
+            sample = replace(self.format(row.data), origin=row.origin)
+            self.columns.update(sample.columns)
+            return sample
         except (ValueError, TkError) as error:
             if isinstance(error, UsageError):
                 raise

@@ -53,12 +53,12 @@ class Sample:
     """A row, understood.
 
     messages: the conversation; for a prompt alone it ends with the user.
-    text: raw text for continued pre-training, instead of messages.
+    text: raw text, instead of messages. ended: the end-of-text token comes after it.
     rejected: the worse continuation of a preference pair: it stands in the place of `messages[shared:]`, the better one.
     shared: messages of the prompt that both follow.
     passages: texts held against `text`, a query: the first answers it, the others do not.
     label: class index, class indices, score or desirability, as the method reads it.
-    extras: the row's other columns, given to rewards by name. plain: the row gave its prompt as text, not as messages.
+    extras: the row's other columns. plain: the row gave its prompt as text, not as messages.
     origin: "file:line" of the row, for errors.
     """
 
@@ -72,6 +72,12 @@ class Sample:
     extras: Mapping[str, Any] = field(default_factory=dict)
     origin: str = ""
     plain: bool = field(default=False, compare=False)
+    ended: bool = False
+
+    @property
+    def columns(self) -> Mapping[str, Any]:
+        """What rewards may read of the row: `extras`, and its label where it has one."""
+        return self.extras if self.label is None else {"label": self.label, **self.extras}
 
 
 def sequence_names(sample: Sample, count: int) -> Sequence[str]:

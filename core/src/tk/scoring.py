@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import json
 import math
 import traceback
 from collections.abc import Awaitable, Iterable, Mapping, Sequence
@@ -24,6 +25,9 @@ from tk.sample import Message, Sample
 if TYPE_CHECKING:
     from tk.compose import Plan
 
+RAISED = (Exception, SystemExit, asyncio.CancelledError)
+"""What a reward may raise."""
+
 Flat = Sequence[tuple[Sample, Completion]]
 """Completions, each with the sample that it answers."""
 
@@ -40,7 +44,7 @@ class Scorer:
 class Heard:
     """What rewards tell besides their scores (`Scored.log`, `Scored.note`), since it was last taken.
 
-    figures: name -> values. notes: reward, row, column and value of each completion.
+    figures: name -> values. notes: reward, origin of the row, column and value, one for each completion.
     """
 
     figures: dict[str, list[float]] = field(default_factory=dict)
@@ -73,38 +77,114 @@ def scorers(plan: Plan) -> dict[str, Scorer]:
     return found
 
 
-def score(
-    rewards: Mapping[str, Scorer], flat: Flat, moment: Moment | None = None, heard: Heard | None = None
-) -> dict[str, list[float | None]]:
-    """Each reward's scores of all completions. Raises TkError, naming reward, row and mend, for one that misbehaves."""
-    batch = _batch(flat, moment or Moment())
-    found: dict[str, Any] = {}
-    for name, scorer in rewards.items():
-        own = replace(batch, **_ears(name, batch, heard or Heard()))
+class Scoring:
+    """The rewards of a run, asked about one batch of completions after another.
+
+    columns: what rows of the run have; a batch has all of them, with None for rows without. heard: what rewards told.
+    Async rewards share one event loop, so that locks and connections that they keep live on from batch to batch.
+    """
+
+    def __init__(self, rewards: Mapping[str, Scorer], columns: Iterable[str] = ()) -> None:
+        self.rewards, self.heard = dict(rewards), Heard()
+        self._columns = set(columns)
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def __call__(self, flat: Flat, moment: Moment | None = None) -> dict[str, list[float | None]]:
+        """Each reward's scores of all completions. Raises TkError, naming reward, row and mend, for one that misbehaves."""
+        batch = self._batch(flat, moment or Moment())
+        found: dict[str, Any] = {}
+        for name, scorer in self.rewards.items():
+            own = replace(batch, **_ears(name, batch, self.heard))
+            try:
+                found[name] = limited(partial(scorer.reward, own), scorer.limit)
+            except TooLong:
+                raise _stuck(name, scorer.limit, flat) from None
+            except RAISED as error:
+                raise self._failed(name, flat, error) from error
+        waiting = {name: value for name, value in found.items() if inspect.isawaitable(value)}
+        if waiting:
+            found |= self._awaited(waiting, flat)
+        return {name: _checked(name, value, flat) for name, value in found.items()}
+
+    def close(self) -> None:
+        """End what async rewards have left running. What is stuck in a thread is left behind."""
+        loop, self._loop = self._loop, None
+        if loop is None or loop.is_running():
+            return
+        for task in asyncio.all_tasks(loop):
+            task.cancel()
+        loop.close()  # waits for no thread
+
+    def _batch(self, flat: Flat, moment: Moment) -> Scored:
+        columns = sorted(self._columns.union(*(sample.columns for sample, _ in flat)))
+        return Scored(
+            prompts=[sample.messages for sample, _ in flat],
+            completions=[Message("assistant", completion.text) for _, completion in flat],
+            completion_ids=[completion.ids for _, completion in flat],
+            finish_reasons=[completion.finish_reason for _, completion in flat],
+            columns={name: [sample.columns.get(name) for sample, _ in flat] for name in columns},
+            plain=[sample.plain for sample, _ in flat],
+            origins=[sample.origin for sample, _ in flat],
+            moment=moment,
+        )
+
+    def _awaited(self, waiting: Mapping[str, Awaitable[Any]], flat: Flat) -> dict[str, Any]:
+        """What some rewards come to, awaited together."""
+        loop = self._loop = self._loop or asyncio.new_event_loop()
+        limits = {name: self.rewards[name].limit for name in waiting}
+        tasks = {name: loop.create_task(_outcome(found, limits[name])) for name, found in waiting.items()}
+        blocking = max(limits.values()) + 1.0  # one that does not let the loop go on
+        stuck = ""
         try:
-            found[name] = limited(partial(scorer.reward, own), scorer.limit)
+            limited(lambda: loop.run_until_complete(asyncio.wait(tasks.values())), blocking)
         except TooLong:
-            raise _stuck(name, scorer.limit, flat) from None
-        except (Exception, SystemExit) as error:
-            raise _failed(name, scorer, flat, error) from error
-    waiting = {name: value for name, value in found.items() if inspect.isawaitable(value)}
-    if waiting:
-        found |= _awaited({name: (rewards[name], value) for name, value in waiting.items()}, flat)
-    return {name: _checked(name, value, flat) for name, value in found.items()}
+            stuck = next((name for name, task in tasks.items() if not task.done()), next(iter(tasks)))
+            self.close()
+        results = {}
+        for name, task in tasks.items():
+            value, error = task.result() if task.done() and name != stuck else (None, TooLong())
+            if isinstance(error, TooLong):
+                raise _stuck(name, limits[name], flat)
+            if error is not None:
+                raise self._failed(name, flat, error) from error
+            results[name] = value
+        return results
+
+    def _failed(self, name: str, flat: Flat, error: BaseException) -> TkError:
+        if isinstance(error, TkError):
+            return error
+        where = _rows(flat)
+        for one in flat if len(flat) > 1 else ():
+            try:
+                limited(partial(self._alone, self.rewards[name], one), self.rewards[name].limit)
+            except TooLong:
+                break
+            except RAISED as alone:
+                error, where = alone, f" for {one[0].origin}"
+                break
+        return TkError(
+            f"rewards.{name}: it raised {_what(error)}{where}: mend the reward, or let it return None where it does not "
+            "apply."
+        )
+
+    def _alone(self, scorer: Scorer, one: tuple[Sample, Completion]) -> None:
+        """Asked about one completion only, to find the row that it fails at."""
+        found = scorer.reward(self._batch([one], Moment()))
+        if inspect.isawaitable(found):
+            loop = self._loop = self._loop or asyncio.new_event_loop()
+            _, error = loop.run_until_complete(_outcome(found, scorer.limit))
+            if error is not None:
+                raise error
 
 
-def _batch(flat: Flat, moment: Moment) -> Scored:
-    columns = sorted({name for sample, _ in flat for name in sample.extras})
-    return Scored(
-        prompts=[sample.messages for sample, _ in flat],
-        completions=[Message("assistant", completion.text) for _, completion in flat],
-        completion_ids=[completion.ids for _, completion in flat],
-        finish_reasons=[completion.finish_reason for _, completion in flat],
-        columns={name: [sample.extras.get(name) for sample, _ in flat] for name in columns},
-        plain=[sample.plain for sample, _ in flat],
-        origins=[sample.origin for sample, _ in flat],
-        moment=moment,
-    )
+async def _outcome(found: Awaitable[Any], seconds: float) -> tuple[Any, BaseException | None]:
+    """What a reward comes to, or what it raised: TooLong where its time is over, not where a call of its own timed out."""
+    limit = asyncio.timeout(seconds)
+    try:
+        async with limit:
+            return await found, None
+    except (*RAISED, TooLong) as error:  # TooLong: it blocked the loop
+        return None, TooLong() if limit.expired() else error
 
 
 def _ears(name: str, batch: Scored, heard: Heard) -> dict[str, Any]:
@@ -114,46 +194,19 @@ def _ears(name: str, batch: Scored, heard: Heard) -> dict[str, Any]:
         heard.figures.setdefault(f"rewards/{name}/{figure}", []).append(float(value))
 
     def note(column: str, values: Sequence[Any]) -> None:
-        told = [{"reward": name, "origin": o, column: v} for o, v in zip(batch.origins, values, strict=False)]
-        heard.notes.extend(told)
+        told = [_plain(value) for value in values]
+        if len(told) != len(batch.origins):
+            raise ValueError(f"{column!r} has {len(told)} values for {len(batch.origins)} completions")
+        both = zip(batch.origins, told, strict=True)
+        heard.notes.extend({"reward": name, "origin": o, "column": column, "value": value} for o, value in both)
 
     return {"log": log, "note": note}
 
 
-# --- awaiting ---
-
-
-def _awaited(waiting: Mapping[str, tuple[Scorer, Awaitable[Any]]], flat: Flat) -> dict[str, Any]:
-    """What some rewards come to, awaited together in a loop of their own."""
-    loop = asyncio.new_event_loop()
-    tasks = {name: loop.create_task(_within(scorer.limit, found)) for name, (scorer, found) in waiting.items()}
-    blocking = max(scorer.limit for scorer, _ in waiting.values()) + 1.0  # one that does not let the loop go on
-    running = ""
-    try:
-        limited(lambda: loop.run_until_complete(asyncio.wait(tasks.values())), blocking)
-    except TooLong:
-        running = next((name for name, task in tasks.items() if not task.done()), next(iter(tasks)))
-    finally:
-        for task in tasks.values():
-            task.cancel()
-        loop.close()  # waits for no thread
-    results = {}
-    for name, task in tasks.items():
-        scorer = waiting[name][0]
-        error = None if name == running or task.cancelled() or not task.done() else task.exception()
-        if name == running or isinstance(error, (TooLong, TimeoutError)):
-            raise _stuck(name, scorer.limit, flat)
-        if error is not None:
-            raise _failed(name, scorer, flat, error) from error
-        results[name] = task.result()
-    return results
-
-
-async def _within(seconds: float, found: Awaitable[Any]) -> Any:
-    try:
-        return await asyncio.wait_for(found, seconds)
-    except TooLong:  # blocked the loop, and was interrupted
-        raise TimeoutError from None
+def _plain(value: Any) -> Any:
+    """A value as JSON has it; what JSON does not know as its text."""
+    value = value.tolist() if hasattr(value, "tolist") else value  # numpy's and torch's
+    return json.loads(json.dumps(value, default=str))
 
 
 # --- what is wrong ---
@@ -184,30 +237,6 @@ def _number(name: str, value: Any, origin: str) -> float | None:
         f"rewards.{name}: it returned {_short(value)} ({type(value).__name__}) for {origin}: a score is a finite number, "
         "or None where the reward does not apply."
     )
-
-
-def _failed(name: str, scorer: Scorer, flat: Flat, error: BaseException) -> TkError:
-    if isinstance(error, TkError):
-        return error
-    where = _rows(flat)
-    for one in flat if len(flat) > 1 else ():
-        try:
-            limited(partial(_alone, scorer, one), scorer.limit)
-        except TooLong:
-            break
-        except (Exception, SystemExit) as alone:  # noqa: BLE001 - told below
-            error, where = alone, f" for {one[0].origin}"
-            break
-    return TkError(
-        f"rewards.{name}: it raised {_what(error)}{where}: mend the reward, or let it return None where it does not apply."
-    )
-
-
-def _alone(scorer: Scorer, one: tuple[Sample, Completion]) -> None:
-    """Asked about one completion only, to find the row that it fails at."""
-    found = scorer.reward(_batch([one], Moment()))
-    if inspect.isawaitable(found):
-        asyncio.run(_within(scorer.limit, found))
 
 
 def _stuck(name: str, limit: float, flat: Flat) -> StuckError:

@@ -12,6 +12,7 @@ import sys
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -168,14 +169,17 @@ def chat(
     image: Annotated[
         list[str] | None, typer.Option("--image", help="A picture before the first message; may be repeated.")
     ] = None,
+    video: Annotated[
+        list[str] | None, typer.Option("--video", help="A video before the first message; may be repeated.")
+    ] = None,
 ) -> None:
     """Talk to a model, or to what a run has trained (--run)."""
     from tk import inference
 
     conversation = inference.Conversation(setup.plan(given), given.run, system)
-    images = list(image or ())
+    media = {"/image": list(image or ()), "/video": list(video or ())}
     if prompt is not None:
-        _say(conversation, prompt, images)
+        _say(conversation, prompt, media)
         return
     print(_CHAT_HELP, file=sys.stderr)
     while True:
@@ -189,20 +193,20 @@ def chat(
             return
         if text == "/new":
             conversation.reset()
-            images.clear()
+            _forget(media)
         elif text == "/help":
             print(_CHAT_HELP, file=sys.stderr)
-        elif word == "/image" and rest.strip():
-            images.append(rest.strip())
-            print(f"With the next message: {', '.join(images)}", file=sys.stderr)
-        elif word in ("/image", "/help", "/new", "/quit"):
+        elif word in media and rest.strip():
+            media[word].append(rest.strip())
+            print(f"With the next message: {', '.join(chain.from_iterable(media.values()))}", file=sys.stderr)
+        elif word in (*media, "/help", "/new", "/quit"):
             print(f"{word}: give it as it stands here. {_CHAT_HELP}", file=sys.stderr)
         elif text:
             try:
-                _say(conversation, text, images)
-            except DataError as error:  # a picture: the talk goes on without it
+                _say(conversation, text, media)
+            except DataError as error:  # a picture or a video: the talk goes on without it
                 print(f"error: {error}", file=sys.stderr)
-            images.clear()
+            _forget(media)
 
 
 def export(
@@ -223,15 +227,20 @@ def export(
 
 
 _CHAT_HELP = (
-    "Type a message; /image FILE puts a picture before the next one, /new starts again, /quit (or Ctrl-D) ends, /help "
-    "shows this."
+    "Type a message; /image FILE puts a picture before the next one, /video FILE a video, /new starts again, /quit (or "
+    "Ctrl-D) ends, /help shows this."
 )
 
 
-def _say(conversation: inference.Conversation, text: str, images: Sequence[str]) -> None:
-    for piece in conversation.say(text, images):
+def _say(conversation: inference.Conversation, text: str, media: Mapping[str, Sequence[str]]) -> None:
+    for piece in conversation.say(text, media["/image"], media["/video"]):
         print(piece, end="", flush=True)
     print()
+
+
+def _forget(media: Mapping[str, list[str]]) -> None:
+    for files in media.values():
+        files.clear()
 
 
 def _print_plan(plan: TrainPlan) -> None:

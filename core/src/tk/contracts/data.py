@@ -83,10 +83,14 @@ class Template(Protocol):
 
 @dataclass(frozen=True)
 class Limit:
-    """The longest example, and what becomes of a longer one: an error, dropped, cut on a side, or split."""
+    """The longest example, and what becomes of a longer one: an error, dropped, cut on a side, or split.
+
+    positions: that the model has, for methods that put more after an example.
+    """
 
     max_length: int | None = None
     truncation: Literal["error", "drop", "left", "right", "split"] = "error"
+    positions: int | None = None
 
 
 @dataclass(frozen=True)

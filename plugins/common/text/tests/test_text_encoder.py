@@ -129,7 +129,9 @@ def test_raw_text_is_plain_tokenisation_with_one_end(smollm2: Any) -> None:
     )
     for tokenizer in (smollm2, with_bos):
         texts = ["hello there", "ended<|im_end|>", " "]
-        encodings = TokenEncoder(tokenizer).encode_text([Sample(text=text) for text in texts])
+        encodings = TokenEncoder(tokenizer).encode_text([Sample(text=text, ended=True) for text in texts])
+        plain = TokenEncoder(tokenizer).encode_text([Sample(text=text) for text in texts])
+        assert [encoding.ids for encoding in plain] == [tokenizer(text)["input_ids"] for text in texts]
         for text, encoding in zip(texts, encodings, strict=True):
             assert encoding.ids == tokenizer(text.removesuffix("<|im_end|>"))["input_ids"] + [2]
             assert encoding.weights == [1.0] * len(encoding.ids)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import sys
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +16,7 @@ from tk.errors import TkError
 from tk.plugins import Selection, load
 from tk.registry import Registry
 from tk.sample import Message, Sample
-from tk.scoring import Heard, Scorer, score
+from tk.scoring import Heard, Scorer, Scoring
 
 TRL = '''
 import math
@@ -128,8 +129,10 @@ def samples(*, plain: bool = False) -> list[tuple[Sample, Completion]]:
 
 
 def scored(registry: Registry, name: str, heard: Heard | None = None, *, plain: bool = False) -> list[float | None]:
-    rewards = {name: Scorer(registry.get("rewards", name).build())}
-    return score(rewards, samples(plain=plain), Moment(5, 10, 0.5), heard)[name]
+    scoring = Scoring({name: Scorer(registry.get("rewards", name).build())})
+    scoring.heard = heard or scoring.heard
+    with closing(scoring):
+        return scoring(samples(plain=plain), Moment(5, 10, 0.5))[name]
 
 
 def test_functions_of_a_trl_file_are_rewards_under_either_spelling(tmp_path: Path) -> None:
@@ -145,8 +148,8 @@ def test_they_are_called_as_trl_calls_them(tmp_path: Path) -> None:
     assert scored(registry, "length-reward") == scored(registry, "length-reward", plain=True) == [4, 1, 3, 7]
     assert scored(registry, "Async_Reward", heard) == [None, 1.0, None, None]
     assert heard.figures == {"rewards/Async_Reward/hits": [1.0]}
-    assert [note["seen"] for note in heard.notes] == ["four", "4", "six", "sixteen"]
-    assert heard.notes[2]["origin"] == "rows.jsonl:2"
+    assert [note["value"] for note in heard.notes] == ["four", "4", "six", "sixteen"]
+    assert {k: heard.notes[2][k] for k in ("origin", "column")} == {"origin": "rows.jsonl:2", "column": "seen"}
     assert scored(registry, "by-ids") == [0.5, 1.0, 1.5, 2.0]
     assert scored(registry, "strict") == [0.5] * 4
 
@@ -176,7 +179,7 @@ def test_the_keywords_are_those_of_trl(tmp_path: Path, plain: bool) -> None:
     target = registry_of(tmp_path, RECORD).get("rewards", "some-reward")
     function = vars(sys.modules[next(n for n in sys.modules if _is_recorder(n))])
     flat = samples(plain=plain)
-    score({"some-reward": Scorer(target.build())}, flat, Moment(5, 10, 0.5))
+    Scoring({"some-reward": Scorer(target.build())})(flat, Moment(5, 10, 0.5))
     ask, answer = (lambda s: s.messages[-1].text), (lambda c: c.text)
     if not plain:
         ask, answer = (lambda s: [_turn("user", s.messages[-1].text)]), (lambda c: [_turn("assistant", c.text)])
@@ -308,4 +311,5 @@ def test_rewards_that_wait_wait_together(tmp_path: Path) -> None:
     )
     registry = registry_of(tmp_path, text)
     rewards: dict[str, Any] = {n: Scorer(registry.get("rewards", n).build(), 20.0) for n in ("first", "second")}
-    assert score(rewards, samples()) == {"first": [1.0] * 4, "second": [2.0] * 4}
+    with closing(Scoring(rewards)) as scoring:
+        assert scoring(samples()) == {"first": [1.0] * 4, "second": [2.0] * 4}

@@ -185,5 +185,5 @@ def test_what_is_saved_is_a_plain_sequence_classifier(config: dict[str, Any], tu
     texts = [json.loads(line)["text"] for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "merged")
     for text, row in zip(texts, rows, strict=True):
-        ids = torch.tensor([[*tokenizer(text)["input_ids"], tokenizer.eos_token_id]])
+        ids = torch.tensor([tokenizer(text)["input_ids"]])
         torch.testing.assert_close(plain(input_ids=ids).logits[0], torch.tensor(row.values), rtol=1e-4, atol=1e-5)

@@ -163,7 +163,7 @@ def test_what_a_format_has_no_form_for_is_refused_by_name(smollm2: Any) -> None:
 
 def test_raw_text_and_batches(smollm2: Any) -> None:
     template = ChatMLTemplate(tokenizer=smollm2)
-    samples = [Sample(text="once"), Sample(messages=CONVERSATIONS[1]), Sample(messages=CONVERSATIONS[0])]
+    samples = [Sample(text="once", ended=True), Sample(messages=CONVERSATIONS[1]), Sample(messages=CONVERSATIONS[0])]
     assert template.encode(samples) == [template.encode([sample])[0] for sample in samples]
     assert template.encode(samples)[0].ids == [*smollm2("once")["input_ids"], 2]
     assert template.encode([]) == []

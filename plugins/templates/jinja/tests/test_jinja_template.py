@@ -82,9 +82,12 @@ def test_stop_ids_are_the_end_of_turn_the_end_of_text_and_the_checkpoints_own(
 
 
 def test_raw_text_needs_no_messages(smollm2: Any) -> None:
-    encoding = JinjaTemplate(tokenizer=smollm2).encode([Sample(text="once upon")])[0]
-    assert encoding.ids == [*smollm2("once upon")["input_ids"], smollm2.eos_token_id]
-    assert encoding.weights == [1.0] * len(encoding.ids)
+    encodings = JinjaTemplate(tokenizer=smollm2).encode(
+        [Sample(text="once upon"), Sample(text="once upon", ended=True)]
+    )
+    own = smollm2("once upon")["input_ids"]
+    assert [list(encoding.ids) for encoding in encodings] == [own, [*own, smollm2.eos_token_id]]
+    assert [list(encoding.weights) for encoding in encodings] == [[1.0] * len(own), [1.0] * (len(own) + 1)]
 
 
 def test_no_chat_template_names_the_mend(smollm2: Any) -> None:
@@ -94,7 +97,7 @@ def test_no_chat_template_names_the_mend(smollm2: Any) -> None:
     with pytest.raises(UsageError, match="--template chatml"):
         template.encode([Sample(messages=ASKED)])
     raw = template.encode([Sample(text="plain text")])[0]
-    assert list(raw.ids) == [*tokenizer("plain text")["input_ids"], tokenizer.eos_token_id]
+    assert list(raw.ids) == tokenizer("plain text")["input_ids"]
     assert template.stop_ids() == (tokenizer.eos_token_id,)
 
 

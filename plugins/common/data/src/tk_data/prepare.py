@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 
 from tk.compose import Plan
 from tk.config.sections import DataSection, EvalSection
@@ -42,7 +43,7 @@ class Prepared:
 
     train, eval: examples; eval is all evaluation sources and the held-out rows, in that order.
     eval_spans: name -> range of `eval`, to report each source by itself.
-    rejects: bad rows that were left out (`data.on_error: skip`).
+    rejects: bad rows that were left out (`data.on_error: skip`). columns: what rewards may read of the rows.
     """
 
     train: ExampleSet
@@ -52,6 +53,7 @@ class Prepared:
     limit: Limit
     rejects: Rejects
     eval_parts: Sequence[Part] = ()
+    columns: frozenset[str] = frozenset()
 
     def eval_rows(self) -> Iterator[Sample]:
         """The held-out rows that gave examples, in order, read again from their source."""
@@ -105,7 +107,7 @@ def prepare_data(
 ) -> Prepared:
     """Read, understand and encode every source.
 
-    max_length: the limit where the config names none. Deterministic: every process of a run prepares the same.
+    max_length: positions of the model, the limit where the config names none. Deterministic: every process of a run prepares the same.
 
     Raises DataError at the first bad row with `on_error: stop`, and where nothing is left to train on or to evaluate.
     """
@@ -113,7 +115,7 @@ def prepare_data(
         raise UsageError("data.sources: no data is named: --data FILE.")
     if evaluation.hold_out and HELD_OUT in evaluation.sources:
         raise UsageError(f"eval.sources.{HELD_OUT}: this is the name of the rows that hold_out takes: use another.")
-    limit = Limit(data.max_length if data.max_length is not None else max_length, data.truncation)
+    limit = Limit(data.max_length if data.max_length is not None else max_length, data.truncation, max_length)
     training = [open_source(registry, name, section) for name, section in data.sources.items()]
     evaluating = [open_source(registry, name, section) for name, section in evaluation.sources.items()]
     held = held_out([len(reading) for reading in training], evaluation.hold_out, seed)
@@ -127,8 +129,9 @@ def prepare_data(
     held_set, held_parts = encoder.encode("held out", taken_out)
     both = [*evaluated, *held_parts]
     report = DataReport(tuple(part.report for part in [*trained, *both]))
-    joined = ExampleSet([*eval_set, *held_set]) if len(held_set) and len(eval_set) else held_set or eval_set
-    return Prepared(train, joined, _spans(both), report, limit, rejects, both)
+    joined = ExampleSet(chain(eval_set, held_set)) if len(held_set) and len(eval_set) else held_set or eval_set
+    columns = frozenset(name for reading in (*training, *evaluating) for name in reading.columns)
+    return Prepared(train, joined, _spans(both), report, limit, rejects, both, columns)
 
 
 def held_out(counts: Sequence[int], wish: float, seed: int) -> list[list[int]]:

@@ -92,11 +92,15 @@ class TokenEncoder:
         return [results[i] for i in range(len(conversations))]
 
     def encode_text(self, samples: Sequence[Sample]) -> list[Encoding]:
-        """Raw text as the tokenizer itself encodes it, with its end-of-text token after it; all weights 1."""
+        """Raw text as the tokenizer itself encodes it, where a sample wants it with the end-of-text token; all weights 1."""
         rows = self.tokenizer([sample.text for sample in samples], verbose=False)["input_ids"] if samples else []
         end = self.tokenizer.eos_token_id
-        rows = [row if end is None or row[-1:] == [end] else [*row, end] for row in rows]
-        return [Encoding(row, [1.0] * len(row)) for row in rows]
+        found = []
+        for sample, row in zip(samples, rows, strict=True):
+            lacks_end = sample.ended and end is not None and row[-1:] != [end]
+            ids = [*row, end] if lacks_end else row
+            found.append(Encoding(ids, [1.0] * len(ids)))
+        return found
 
     def _tokenize(self, texts: list[str]) -> tuple[list[list[int]], list[Offsets]]:
         if self._untrimmed is not None:

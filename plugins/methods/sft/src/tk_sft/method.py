@@ -67,7 +67,7 @@ class Sft(TokenMethod):
         self.mark = TRAINED[options.train_on]
 
     def encode(self, samples: Sequence[Sample], template: Template, limit: Limit) -> list[Sequence[Example]]:
-        marked = [replace(s, messages=self.mark(s.messages)) for s in samples]
+        marked = [replace(s, messages=self.mark(s.messages), ended=True) for s in samples]
         return self.examples(template.encode(marked), samples, limit)
 
 
@@ -75,5 +75,6 @@ class Pretraining(TokenMethod):
     """Continued pre-training: every token is trained, of raw text or of whole rendered conversations."""
 
     def encode(self, samples: Sequence[Sample], template: Template, limit: Limit) -> list[Sequence[Example]]:
-        encodings = [replace(e, weights=[1.0] * len(e.ids)) for e in template.encode(samples)]
+        ended = [replace(sample, ended=True) for sample in samples]
+        encodings = [replace(e, weights=[1.0] * len(e.ids)) for e in template.encode(ended)]
         return self.examples(encodings, samples, limit)

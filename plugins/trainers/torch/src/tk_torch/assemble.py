@@ -13,7 +13,7 @@ from tk.compose import Plan
 from tk.contracts import Layout, LoadedModel, Method, ParamGroup, Role, Template, TrainPlan, Tuner, World
 from tk.errors import TkError, UsageError, nearest
 from tk.families import family_of
-from tk.scoring import Scorer, scorers
+from tk.scoring import Scoring, scorers
 from tk_data.layout import layout_for
 from tk_data.loader import Loader
 from tk_data.prepare import Prepared, prepare
@@ -42,7 +42,7 @@ class Parts:
     layout: Layout
     loader: Loader
     scored: ScoredModel
-    rewards: Mapping[str, Scorer]
+    scoring: Scoring
     notes: Sequence[str] = ()
 
     @property
@@ -123,7 +123,8 @@ def assemble(plan: Plan, world: World, *, device: str, start: Start | None = Non
         workers=config.data.workers,
     )
     scored = build_scored(models, roles, tuners[next(iter(tuners))])
-    return Parts(method, collate, roles, models, tuners, template, data, layout, loader, scored, rewards, notes)
+    scoring = Scoring(rewards, data.columns)
+    return Parts(method, collate, roles, models, tuners, template, data, layout, loader, scored, scoring, notes)
 
 
 def load(plan: Plan, role: Role, device: str) -> LoadedModel:

@@ -14,7 +14,6 @@ from tk.contracts import Batch, Completion, Engine, Moment, Pass, Request, Rows,
 from tk.errors import UsageError
 from tk.inference import default_engine
 from tk.sample import Sample
-from tk.scoring import Heard, score
 from tk_parallel.processes import exchange
 from tk_torch.assemble import Parts, load
 from tk_torch.ranks import together
@@ -24,10 +23,7 @@ from tk_torch.update import to_device
 
 
 class Running(Configured):
-    """The Session of a run. Every rank calls it equally often.
-
-    moment: how far the run is. heard: what rewards have told besides their scores.
-    """
+    """The Session of a run. Every rank calls it equally often. moment: how far the run is."""
 
     def __init__(
         self, plan: Plan, parts: Parts, module: nn.Module, strategy: Strategy, world: World, speed: Speed
@@ -38,12 +34,21 @@ class Running(Configured):
         self._module = module
         self._strategy, self._speed = strategy, speed
         self.moment: Callable[[], Moment] = Moment
-        self.heard = Heard()
+
+    def close(self) -> None:
+        """End the engine, and what rewards have left running."""
+        if "_engine" in vars(self):
+            self._engine.close()
+        self._parts.scoring.close()
 
     def generate(self, requests: Sequence[Request]) -> list[list[Completion]]:
-        """By an engine that shares the policy's module. Raises UsageError where the weights are spread."""
-        if not requests:
-            return []
+        """By an engine that shares the policy's module.
+
+        Raises TkError, on every rank, for a request that fails on any; UsageError where the weights are spread.
+        """
+        return together(self._strategy, lambda: self._generate(requests) if requests else [])
+
+    def _generate(self, requests: Sequence[Request]) -> list[list[Completion]]:
         self._module.eval()
         try:
             with self._speed.phase("generate"), torch.no_grad():
@@ -64,9 +69,9 @@ class Running(Configured):
     def reward(self, samples: Sequence[Sample], completions: Sequence[Completion]) -> dict[str, Sequence[float | None]]:
         """Raises TkError, on every rank, for a reward that misbehaves on any."""
         flat = list(zip(samples, completions, strict=True))
-        rewards = self._parts.rewards if flat else {}
         with self._speed.phase("reward"):
-            return dict(together(self._strategy, lambda: score(rewards, flat, self.moment(), self.heard)))
+            scores = together(self._strategy, lambda: self._parts.scoring(flat, self.moment()) if flat else {})
+            return dict(scores)
 
     def gather(self, value: Any) -> list[Any]:
         """Every rank's value."""

@@ -83,8 +83,9 @@ class _Run:
         try:
             saved = self._newest()
             self._assemble(saved)
-            self._begin(saved)
-            result = self._end(self._loop(signals))
+            with closing(self.session):
+                self._begin(saved)
+                result = self._end(self._loop(signals))
         except BaseException as error:
             if self.record:
                 try:
@@ -195,7 +196,7 @@ class _Run:
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * factor
         sums = self.updater.backward(window.batches, totals)
-        heard = self.session.heard.taken()
+        heard = self.parts.scoring.heard.taken()
         own = {"sums": sums.plain(), "signal": signals.received, "samples": list(window.samples), "heard": heard}
         told = exchange(self.strategy.gather, own)
         found = figures([part["sums"] for part in told], totals.weights)
@@ -257,7 +258,7 @@ class _Run:
             resamples=self.options.resamples,
             told=self._told,
         )
-        self.session.heard.taken()  # what rewards log is of training steps
+        self.parts.scoring.heard.taken()  # what rewards log is of training steps
         self.speed.forget()
         flat = found.flat()
         self.progress.evals = {"sets": found.sets, "flat": flat}
