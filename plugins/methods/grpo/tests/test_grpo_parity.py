@@ -80,7 +80,7 @@ def method_of(
         objective.Clip(clip),
         AGGREGATIONS[aggregation],
     )
-    made.sampling, made.limit = Sampling(temperature=0.7), LIMIT
+    made.sampling = Sampling(temperature=0.7, max_tokens=LIMIT)
     return made
 
 
@@ -182,6 +182,25 @@ def test_loss_and_gradients_equal_trls_grpo(
     for layout_name, layout in LAYOUTS.items():
         check_same(ours(models, groups, method_of(**parts), layout), expected, layout_name)
     check_same(ours(models, groups, method_of(**parts), LAYOUTS["right"], micro=1), expected, "accumulated")
+
+
+@pytest.mark.parametrize("name", ["grpo", "dapo", "dr. grpo"])
+def test_answers_that_were_cut_off_count_as_in_trl(
+    models: tuple[nn.Module, nn.Module], groups: list[Group], name: str, tmp_path: Path
+) -> None:
+    """With `mask_truncated` they are not trained on; what means are taken over has them still."""
+    parts, options = VARIANTS[name]
+    cut = copy.deepcopy(groups)
+    cut[0].answers[1].trained = False
+    given = inputs_of(models, cut)
+    given["completion_mask"] *= torch.tensor([[int(answer.trained)] for group in cut for answer in group.answers])
+    given["num_items_in_batch"] = given["completion_mask"].sum()
+    trainer = trainer_of("GRPO", copy.deepcopy(models[0]), tmp_path, **{**options, "beta": 0.0})
+    trainer.beta = options["beta"]
+    loss = trainer._compute_loss(trainer.model, given)
+    loss.backward()
+    expected = loss.item(), gradient(trainer.model)
+    check_same(ours(models, cut, method_of(**parts), LAYOUTS["right"]), expected, name)
 
 
 def test_loss_and_gradients_equal_trls_rloo(

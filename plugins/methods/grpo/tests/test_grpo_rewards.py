@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import tk
-from tk.errors import StuckError, TkError, TkWarning, UsageError
+from tk.errors import DataError, StuckError, TkError, TkWarning, UsageError
 from tk_conformance.online import PARTS
 from tk_conformance.tiny import tiny_checkpoint
 from tk_parallel.testing import run_processes
@@ -120,7 +120,8 @@ def test_what_a_reward_tells_is_kept(inputs: Path, tmp_path: Path) -> None:
     assert [line["rewards/same/liked"] for line in train] == [1.0, 1.0]
     notes = [json.loads(line) for line in (tmp_path / "run" / "notes.jsonl").read_text().splitlines()]
     assert len(notes) == 2 * 16 * 2
-    assert notes[0].keys() == {"step", "reward", "origin", "text"}
+    assert notes[0].keys() == {"step", "reward", "origin", "column", "value"}
+    assert {note["column"] for note in notes} == {"text"}
 
 
 def test_a_reward_named_like_a_figure_does_not_take_its_place(inputs: Path, tmp_path: Path) -> None:
@@ -138,6 +139,7 @@ def test_a_reward_named_like_a_figure_does_not_take_its_place(inputs: Path, tmp_
         ({"sampling": {"n": 1}}, "sampling.n: answers are held against one another: ask for 2 or more"),
         ({"sampling": {"temperature": 0}}, "sampling.temperature: at 0 all answers to a prompt are the same"),
         ({"sampling": {"repetition_penalty": 1.1}}, "sampling.repetition_penalty: with 1.1 .* use 1.0"),
+        ({"data": {"packing": True}}, "data.packing needs 'packing', which method .grpo of tk-plugin-grpo. does not"),
     ],
 )
 def test_what_cannot_be_learned_from_is_refused_before_anything_is_loaded(
@@ -150,10 +152,24 @@ def test_what_cannot_be_learned_from_is_refused_before_anything_is_loaded(
         if file.suffix != ".safetensors":
             (bare / file.name).write_bytes(file.read_bytes())
     config = {**config_of(inputs, tmp_path / "run", rewards={"same": 1.0}), **sections, "model": str(bare)}
+    if "packing" in sections.get("data", {}):
+        config["data"] = {"sources": {"data": {"path": str(inputs / "prompts.jsonl")}}, "packing": True}
     for act in (tk.plan, tk.train):
         with pytest.raises(UsageError, match=message):
             act(config)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_prompt_leaves_room_for_its_answer(inputs: Path, tmp_path: Path) -> None:
+    positions = json.loads((inputs / "model" / "config.json").read_text())["max_position_embeddings"]
+    long = {"prompt": "Say " + "7" * 40, "solution": "7"}
+    (tmp_path / "rows.jsonl").write_text((inputs / "prompts.jsonl").read_text() + json.dumps(long) + "\n")
+    sampling = {"max_tokens": positions - 40, "n": 2}
+    config = config_of(inputs, tmp_path / "run", rewards={"same": 1.0}, sampling=sampling)
+    with pytest.raises(DataError, match=rf"rows.jsonl:17: the prompt has \d+ tokens, .* {positions} positions: lower"):
+        tk.plan({**config, "data": str(tmp_path / "rows.jsonl")})
+    sources = {"data": {"path": str(tmp_path / "rows.jsonl")}}
+    assert tk.plan({**config, "data": {"sources": sources, "truncation": "drop"}}).examples == 16
 
 
 def test_answers_of_a_part_of_the_distribution_are_trained_as_such(inputs: Path, tmp_path: Path) -> None:

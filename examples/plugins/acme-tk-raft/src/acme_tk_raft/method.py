@@ -12,13 +12,15 @@ from tk.errors import UsageError
 from tk_rollouts.answers import Group, answers_of, figures_of
 from tk_rollouts.generate import Asked, answered, warn_if_cut
 from tk_rollouts.online import Online
-from tk_rollouts.source import Rollouts, check_sampling
+from tk_rollouts.source import Rollouts
 from tk_tensor.branches import collate_trees
 from tk_tensor.objective import Objective
 
 
 class Raft(Online):
     """A Method (tk.contracts). Any losses on tokens or sequences can be combined, as in `sft`."""
+
+    least, gradient = 2, False
 
     def __init__(self, options: RaftOptions, losses: Mapping[str, tuple[float, Loss]]) -> None:
         self.options = options
@@ -29,7 +31,7 @@ class Raft(Online):
         return (Role("policy"),)
 
     def check(self, settings: Settings) -> None:
-        check_sampling(settings, least=2, gradient=False)
+        super().check(settings)
         if self.options.keep >= settings.sampling.n:
             raise UsageError(f"method.keep: of sampling.n {settings.sampling.n} answers keep fewer.")
 
@@ -64,11 +66,14 @@ class Raft(Online):
 def choose(group: Group, options: RaftOptions) -> None:
     """Mark the answers with the highest rewards, the first of equal ones, as those that are trained on."""
     floor = -math.inf if options.floor is None else options.floor
-    fit = [a for a in group.answers if a.trained and a.reward >= floor]  # nan, where no reward applies, is not
-    best = {id(answer) for answer in sorted(fit, key=lambda a: -a.reward)[: options.keep]}
-    for answer in group.answers:
-        answer.trained = id(answer) in best
+    fit = [
+        (-a.reward, place)
+        for place, a in enumerate(group.answers)
+        if a.trained and a.reward is not None and a.reward >= floor
+    ]
+    best = [place for _, place in sorted(fit)[: options.keep]]
+    for place, answer in enumerate(group.answers):
+        answer.trained = place in best
         answer.advantage = answer.figures["kept"] = float(answer.trained)
-        if answer.trained:
+        if answer.trained and answer.reward is not None:
             answer.figures["kept_reward"] = answer.reward
-        answer.reward = 0.0 if math.isnan(answer.reward) else answer.reward

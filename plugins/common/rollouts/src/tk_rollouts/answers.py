@@ -20,18 +20,21 @@ from tk_tensor.tokens import Tokens
 class Answer:
     """A generated answer.
 
-    ids: its tokens. trained: whether they are (not where it was cut off and such are masked, nor of fillers).
-    rewards: by name, None where one does not apply. reward: what the method makes of their weighted sum.
+    ids: its tokens. trained: whether they are. counted: whether it is one of those that means are taken over, as an answer
+    is that is not trained on because it was cut off.
+    rewards: by name, None where one does not apply. reward: what the method makes of their weighted sum, None where none
+    applies.
     advantage: of the whole answer; the mean where each token has its own.
     figures: further numbers of the answer. tokens: numbers of its tokens (old and reference log-probs, values …), by name.
     """
 
     ids: Sequence[int]
     trained: bool = True
+    counted: bool = True
     truncated: bool = False
     text: str = ""
     rewards: Mapping[str, float | None] = field(default_factory=dict)
-    reward: float = 0.0
+    reward: float | None = 0.0
     advantage: float = 0.0
     figures: dict[str, float] = field(default_factory=dict)
     tokens: dict[str, Sequence[float]] = field(default_factory=dict)
@@ -81,10 +84,10 @@ def answers_of(groups: Sequence[Group]) -> list[Answer]:
 
 
 def figures_of(groups: Sequence[Group]) -> Figures:
-    """Means over the answers: reward, length, how many were cut off, and each further number over those that have it."""
+    """Means over the answers: reward, length, how many were cut off, and each further number, over those that have it."""
     answers = answers_of(groups)
     found = {
-        "reward": [answer.reward for answer in answers],
+        "reward": [answer.reward for answer in answers if answer.reward is not None],
         "answer_tokens": [float(len(answer.ids)) for answer in answers],
         "truncated": [float(answer.truncated) for answer in answers],
     }

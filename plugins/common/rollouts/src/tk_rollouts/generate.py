@@ -33,7 +33,8 @@ def generated(session: Session, asked: Sequence[Asked], **changes: Any) -> list[
 def answered(
     session: Session, asked: Sequence[Asked], *, trains: Callable[[Completion], bool] = lambda _: True
 ) -> list[Group]:
-    """Answers and rewards of some prompts of this rank. trains: whether an answer that is not empty is trained on."""
+    """Answers and rewards of some prompts of this rank. trains: whether an answer is trained on that is not
+    empty and has a reward."""
     completions = generated(session, asked)
     flat = [(prompt, each) for (prompt, _), own in zip(asked, completions, strict=True) for each in own]
     scores = session.reward([prompt.sample for prompt, _ in flat], [each for _, each in flat])
@@ -59,13 +60,16 @@ def _answer(
     weights: Mapping[str, float],
     trains: Callable[[Completion], bool],
 ) -> Answer:
+    reward = total(rewards, weights)
+    counted = bool(completion.ids) and reward is not None
     return Answer(
         list(completion.ids),
-        trained=bool(completion.ids) and trains(completion),
+        trained=counted and trains(completion),
+        counted=counted,
         truncated=completion.finish_reason == "length",
         text=completion.text,
         rewards=rewards,
-        reward=total(rewards, weights),
+        reward=reward,
     )
 
 
@@ -77,7 +81,7 @@ def evaluated(prompts: Sequence[Prompt], session: Session) -> list[Figures]:
     for i, completion in enumerate(completions):
         rewards = {name: values[i] for name, values in scores.items()}
         whole = total(rewards, session.rewards)
-        figures = {"reward": (0.0, 0.0) if math.isnan(whole) else (whole, 1.0)}
+        figures = {"reward": (0.0, 0.0) if whole is None else (whole, 1.0)}
         if len(rewards) > 1:
             figures |= {f"rewards/{name}": (value, 1.0) for name, value in rewards.items() if value is not None}
         found.append({**figures, "answer_tokens": (float(len(completion.ids)), 1.0)})
@@ -96,12 +100,7 @@ def warn_if_cut(session: Session, groups: Sequence[Group]) -> None:
         )
 
 
-def total(rewards: Mapping[str, float | None], weights: Mapping[str, float]) -> float:
-    """The weighted sum of the rewards that apply; nan where none does."""
+def total(rewards: Mapping[str, float | None], weights: Mapping[str, float]) -> float | None:
+    """The weighted sum of the rewards that apply; None where none does."""
     there = [weights[name] * value for name, value in rewards.items() if value is not None]
-    return math.fsum(there) if there else math.nan
-
-
-def number(value: float) -> float | None:
-    """JSON-able: None for nan."""
-    return None if math.isnan(value) else value
+    return math.fsum(there) if there else None

@@ -3,10 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 from tk.config.sections import Sampling
-from tk.contracts import Batch, Example, Figures, Layout, Limit, Loss, Pass, Role, Session, Stat, Template
+from tk.contracts import (
+    Batch,
+    Example,
+    Figures,
+    Layout,
+    Limit,
+    Loss,
+    Pass,
+    Role,
+    Session,
+    Settings,
+    Stat,
+    Template,
+)
 from tk.errors import UsageError
 from tk.sample import Sample
 from tk_rollouts.generate import evaluated
@@ -16,14 +29,36 @@ from tk_rollouts.prompts import collate_prompts, encode_prompts
 class Online:
     """Base of methods whose data are prompts. A method adds its roles, source, passes and loss.
 
-    sampling: how answers are drawn; a method's `source` sets it.
+    least: answers that a prompt needs. gradient: of the policy, so that answers must come from the distribution that is
+    trained. sampling: how they are drawn, known when the run's settings were checked.
     """
 
     scope: Literal["row", "window"] = "row"
-    sampling = Sampling(temperature=1.0)
+    least: ClassVar[int] = 1
+    gradient: ClassVar[bool] = True
+    sampling = Sampling(temperature=1.0, max_tokens=1)
+
+    def check(self, settings: Settings) -> None:
+        """Refuse a config that cannot be learned from. Raises UsageError.
+
+        What is trained are log-probs of the sampled distribution (temperature, top_p, top_k). Answers drawn with penalties
+        for what was said before are of another one, and the gradient would not be that of their rewards.
+        """
+        sampling = self.sampling = settings.sampling
+        if sampling.n < self.least:
+            raise UsageError(f"sampling.n: answers are held against one another: ask for {self.least} or more.")
+        if sampling.temperature == 0:
+            raise UsageError("sampling.temperature: at 0 all answers to a prompt are the same: use 1.")
+        if self.gradient and sampling.repetition_penalty != 1.0:
+            raise UsageError(
+                f"sampling.repetition_penalty: with {sampling.repetition_penalty} answers come from another distribution "
+                "than the one whose log-probs are trained: use 1.0."
+            )
+        if not settings.rewards:
+            raise UsageError("rewards: none is chosen: --rewards NAME (see `tk rewards list`).")
 
     def encode(self, samples: Sequence[Sample], template: Template, limit: Limit) -> list[Sequence[Example]]:
-        return encode_prompts(samples, template, limit)
+        return encode_prompts(samples, template, limit, self.sampling.max_tokens)
 
     def collate(self, rows: Sequence[Sequence[Example]], layout: Layout) -> Batch:
         return collate_prompts(rows)

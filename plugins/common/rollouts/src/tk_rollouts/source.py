@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from tk.contracts import Session, Settings, Source, Window
-from tk.errors import TkError, UsageError
+from tk.contracts import Session, Source, Window
+from tk.errors import TkError
 from tk_rollouts.answers import Group, Planned
-from tk_rollouts.generate import Asked, number
+from tk_rollouts.generate import Asked
 from tk_rollouts.prompts import prompts_of
 from tk_rollouts.score import MakeBatch, batch_of
 from tk_rollouts.stream import Drawn, Stream
@@ -75,13 +75,14 @@ class Rollouts:
     ) -> Iterator[Window]:
         """Windows of a rollout from the one after `done` on."""
         total = len(planned) * self.iterations
+        ranks: Sequence[Any] = ()
+        if done + 1 < total:
+            own = [[[group.plain() for group in micro] for micro in step] for step in planned]
+            ranks = self.session.gather(own)
         for at in range(done, total):
             batches = [batch_of(self.session, self.batch, micro) for micro in planned[at % len(planned)]]
-            left: dict[str, Any] = {**cursor, "pending": None}
-            if at + 1 < total:
-                own = [[[group.plain() for group in micro] for micro in step] for step in planned]
-                left["pending"] = {"done": at + 1, "epoch": epoch, "ranks": self.session.gather(own)}
-            yield Window(batches, left, epoch, made if at == 0 else ())
+            pending = {"done": at + 1, "epoch": epoch, "ranks": ranks} if at + 1 < total else None
+            yield Window(batches, {**cursor, "pending": pending}, epoch, made if at == 0 else ())
 
     def _taken(self, stream: Stream) -> list[Window]:
         found: list[Window] = []
@@ -96,26 +97,6 @@ class Rollouts:
         flat = [(p, mark) for own, mark in zip(prompts, marks, strict=True) for micro in own for p in micro]
         made = iter(self.roll_out(flat, len(taken) * self.iterations > 1))
         return [[[next(made) for _ in micro] for micro in own] for own in prompts]
-
-
-def check_sampling(settings: Settings, *, least: int = 1, gradient: bool = True) -> None:
-    """Refuse a config that cannot be learned from. least: answers that a prompt needs. Raises UsageError.
-
-    gradient: of the policy. What is trained are log-probs of the sampled distribution (temperature, top_p, top_k). Answers
-    drawn with penalties for what was said before are of another one, and the gradient would not be that of their rewards.
-    """
-    sampling = settings.sampling
-    if sampling.n < least:
-        raise UsageError(f"sampling.n: answers are held against one another: ask for {least} or more.")
-    if sampling.temperature == 0:
-        raise UsageError("sampling.temperature: at 0 all answers to a prompt are the same: use 1.")
-    if gradient and sampling.repetition_penalty != 1.0:
-        raise UsageError(
-            f"sampling.repetition_penalty: with {sampling.repetition_penalty} answers come from another distribution than "
-            "the one whose log-probs are trained: use 1.0."
-        )
-    if not settings.rewards:
-        raise UsageError("rewards: none is chosen: --rewards NAME (see `tk rewards list`).")
 
 
 def restored(cursor: Mapping[str, Any], session: Session) -> tuple[Planned, int, float]:
@@ -137,7 +118,7 @@ def shown(group: Group) -> dict[str, Any]:
         "origin": group.origin,
         "prompt": group.question,
         "answers": [
-            {"answer": a.text, "total": number(a.reward), "rewards": dict(a.rewards), "advantage": a.advantage}
+            {"answer": a.text, "total": a.reward, "rewards": dict(a.rewards), "advantage": a.advantage}
             for a in group.answers
         ],
     }

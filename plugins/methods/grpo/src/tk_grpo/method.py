@@ -15,7 +15,6 @@ from tk.contracts import (
     Role,
     Rows,
     Session,
-    Settings,
     Source,
     Step,
     Term,
@@ -25,12 +24,14 @@ from tk_grpo.options import GrpoOptions
 from tk_grpo.rollouts import roll_out
 from tk_rollouts.answers import Group, answers_of, figures_of, token_field
 from tk_rollouts.online import Online, no_losses, reference_role
-from tk_rollouts.source import Rollouts, check_sampling
+from tk_rollouts.source import Rollouts
 from tk_tensor.branches import collate_trees
 
 
 class Grpo(Online):
     """Online reinforcement learning with four replaceable parts."""
+
+    least = 2
 
     def __init__(
         self,
@@ -44,7 +45,6 @@ class Grpo(Online):
         no_losses(losses)
         self.options = options
         self.advantage, self.ratio, self.clip, self.aggregation = advantage, ratio, clip, aggregation
-        self.limit = 1
 
     @property
     def in_loss(self) -> bool:
@@ -55,11 +55,7 @@ class Grpo(Online):
         policy = Role("policy")
         return (policy, reference_role(self.options.reference)) if self.options.kl else (policy,)
 
-    def check(self, settings: Settings) -> None:
-        check_sampling(settings, least=2)
-
     def source(self, data: Source, session: Session) -> Source:
-        self.sampling, self.limit = session.sampling, session.sampling.max_tokens
         rollouts = Rollouts(
             data,
             session,
@@ -76,8 +72,8 @@ class Grpo(Online):
         inputs, fields, samples, tokens = collate_trees([[group.tree] for group in groups], layout)
         answers = answers_of(groups)
         lengths = torch.zeros(samples).index_add(0, fields["rows"], fields["token_weights"])
-        factors, normalisers = self.aggregation(lengths, self.limit)
-        normalisers = normalisers * torch.tensor([float(answer.trained) for answer in answers])
+        factors, normalisers = self.aggregation(lengths, self.sampling.max_tokens)
+        normalisers = normalisers * torch.tensor([float(answer.counted) for answer in answers])
         fields |= {
             "advantages": torch.tensor([answer.advantage for answer in answers]),
             "factors": factors,

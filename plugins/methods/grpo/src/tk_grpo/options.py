@@ -1,4 +1,4 @@
-"""Options of the method, of its parts, and of the reward on length."""
+"""Options of the method and of its parts."""
 
 from __future__ import annotations
 
@@ -31,7 +31,19 @@ class GrpoOptions:
     ] = None
     steps_per_rollout: Annotated[int, doc("Optimizer steps on the prompts that are generated for at once.", ge=1)] = 1
     iterations: Annotated[int, doc("Passes over what was generated.", ge=1)] = 1
-    mask_truncated: Annotated[bool, doc("Answers that were cut off are not trained on.")] = False
+    overlong: Annotated[
+        float,
+        doc(
+            "Over this share of sampling.max_tokens, at its end, a penalty on long answers grows from 0 to -1 (soft overlong "
+            "punishment, arXiv 2503.14476, equation 13). It is added to the reward that answers are held against one another "
+            "by; held-out rewards are without it.",
+            ge=0,
+            le=1,
+        ),
+    ] = 0.0
+    mask_truncated: Annotated[
+        bool, doc("Answers that were cut off are not trained on; they count in the means that are taken over answers.")
+    ] = False
     resample: Annotated[
         int,
         doc(
@@ -60,11 +72,3 @@ class ClipOptions:
     low: Annotated[float, doc("The ratio counts down to 1 - low.", gt=0, lt=1)] = 0.2
     high: Annotated[float | None, doc("It counts up to 1 + high; as low unless given.", gt=0)] = None
     most: Annotated[float | None, doc("Two-sided: the ratio never counts for more than this.", gt=1)] = None
-
-
-@dataclass(frozen=True)
-class SoftOverlongOptions:
-    """Options of the reward `soft-overlong`."""
-
-    limit: Annotated[int, doc("Tokens from which on an answer is too long.", ge=1)]
-    margin: Annotated[int, doc("Tokens before the limit over which the penalty grows from 0 to -1.", ge=1)]

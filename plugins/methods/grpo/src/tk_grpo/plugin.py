@@ -1,8 +1,8 @@
-"""Registers the methods, the kinds of their parts with the parts, and the reward on length."""
+"""Registers the methods, and the kinds of their parts with the parts."""
 
 from collections.abc import Iterable
 
-from tk import KindSpec, MethodSpec, RewardSpec, hookimpl
+from tk import KindSpec, MethodSpec, hookimpl
 from tk_grpo.contracts import AdvantageSpec, AggregationSpec, ClipSpec, RatioSpec
 
 PARTS = {"advantage": "advantage", "ratio": "ratio", "clip": "clip", "aggregation": "aggregation"}
@@ -34,8 +34,14 @@ def tk_methods() -> Iterable[MethodSpec]:
     presets: dict[str, tuple[str, dict[str, object]]] = {
         "grpo": ("Answers held against those of their group.", GRPO),
         "dapo": (
-            "GRPO with clip-higher, the mean over all tokens of a step, and without prompts that teach nothing.",
-            {**GRPO, "aggregation.name": "token", "clip.high": 0.28, "method.resample": 4},
+            "GRPO with clip-higher, the mean over all tokens of a step, no prompts that teach nothing, a penalty on length.",
+            {
+                **GRPO,
+                "aggregation.name": "token",
+                "clip.high": 0.28,
+                "method.resample": 4,
+                "method.overlong": 0.2,
+            },
         ),
         "rloo": (
             "Each answer, as one action, held against the mean of the others; the divergence is taken off the reward.",
@@ -54,7 +60,7 @@ def tk_methods() -> Iterable[MethodSpec]:
             target="tk_grpo.method:Grpo",
             config="tk_grpo.options:GrpoOptions",
             summary=summary,
-            supports=("packing", "padding-left", "index-select", "shared-prefix"),
+            supports=("padding-left", "index-select", "shared-prefix"),
             uses=PARTS,
             defaults=defaults,
         )
@@ -99,13 +105,3 @@ def tk_aggregations() -> Iterable[AggregationSpec]:
     )
     yield AggregationSpec(name="token", target="tk_grpo.build:by_token", summary="Over all tokens of the step.")
     yield AggregationSpec(name="constant", target="tk_grpo.build:by_constant", summary="Over the most tokens possible.")
-
-
-@hookimpl
-def tk_rewards() -> Iterable[RewardSpec]:
-    yield RewardSpec(
-        name="soft-overlong",
-        target="tk_grpo.length:SoftOverlong",
-        config="tk_grpo.options:SoftOverlongOptions",
-        summary="A penalty that grows towards a limit of tokens (DAPO).",
-    )

@@ -12,7 +12,7 @@ import torch
 from tk.contracts import Completion, Session
 from tk.errors import TkError, TkWarning
 from tk_rollouts.answers import Group, answers_of
-from tk_rollouts.generate import Asked, answered, number, warn_if_cut
+from tk_rollouts.generate import Asked, answered, warn_if_cut
 from tk_rollouts.score import score_tokens
 from tk_rollouts.stream import Drawn
 
@@ -39,16 +39,19 @@ def roll_out(
         if not fill(session, groups, answer, draw):
             break
     for group in groups:
-        idle = not teaches(group)
+        wanted = teaches(group) or not method.options.resample
+        punish(group, method.options.overlong * session.sampling.max_tokens, session.sampling.max_tokens)
         for one in group.answers:
-            one.figures["idle"] = float(idle)
-            one.trained = one.trained and not (idle and method.options.resample)
+            one.figures["idle"] = float(not (wanted and teaches(group)))
+            one.trained, one.counted = one.trained and wanted, one.counted and wanted
     warn_if_idle(session, groups)
     warn_if_cut(session, groups)
     in_reward = bool(method.options.kl) and method.options.kl_in == "reward"  # alike on every rank
     if in_reward:
         score(method, session, groups)
         for one in answers_of(groups):
+            if one.reward is None:
+                continue
             old, reference = one.tokens.get("old", ()), one.tokens.get("reference", ())
             one.reward -= method.options.kl * math.fsum(a - b for a, b in zip(old, reference, strict=True))
     compare(method, session, groups)
@@ -96,12 +99,23 @@ def warn_if_idle(session: Session, groups: Sequence[Group]) -> None:
 
 def teaches(group: Group) -> bool:
     """Whether its answers have different rewards."""
-    return len({answer.reward for answer in group.answers}) > 1
+    return len({answer.reward for answer in group.answers if answer.reward is not None}) > 1
+
+
+def punish(group: Group, margin: float, limit: int) -> None:
+    """Take from 0 to 1 off the rewards of answers that are less than `margin` tokens shorter than `limit`."""
+    if not margin:
+        return
+    for one in group.answers:
+        penalty = -min(1.0, max(0.0, len(one.ids) - (limit - margin)) / margin)
+        one.figures["overlong"] = penalty
+        if one.reward is not None:
+            one.reward += penalty
 
 
 def compare(method: Grpo, session: Session, groups: Sequence[Group]) -> None:
     """The advantage of each answer, from the rewards and lengths of the whole rollout on all ranks."""
-    told = session.gather([[(number(answer.reward), len(answer.ids)) for answer in group.answers] for group in groups])
+    told = session.gather([[(answer.reward, len(answer.ids)) for answer in group.answers] for group in groups])
     known = [[(math.nan if value is None else value, n) for value, n in row] for rank in told for row in rank]
     if not known:
         raise TkError("There is no prompt to answer in this step.")
@@ -111,8 +125,6 @@ def compare(method: Grpo, session: Session, groups: Sequence[Group]) -> None:
     for group, row in zip(groups, advantages[first : first + len(groups)], strict=True):
         for answer, value in zip(group.answers, row, strict=True):
             answer.advantage = float(value)
-            if math.isnan(answer.reward):
-                answer.trained, answer.reward = False, 0.0
 
 
 def score(method: Grpo, session: Session, groups: Sequence[Group]) -> None:

@@ -17,7 +17,6 @@ from tk.contracts import (
     Role,
     Rows,
     Session,
-    Settings,
     Source,
     Stat,
     Step,
@@ -29,7 +28,7 @@ from tk_ppo.options import PpoOptions
 from tk_ppo.rollouts import roll_out
 from tk_rollouts.answers import Group, figures_of, token_field
 from tk_rollouts.online import Online, no_losses, reference_role
-from tk_rollouts.source import Rollouts, check_sampling
+from tk_rollouts.source import Rollouts
 from tk_tensor.branches import collate_trees
 
 GIVEN = ("old", "values", "advantages", "returns")
@@ -55,11 +54,7 @@ class Ppo(Online):
         roles = (Role("policy"), critic)
         return (*roles, reference_role(options.reference)) if options.kl else roles
 
-    def check(self, settings: Settings) -> None:
-        check_sampling(settings)
-
     def source(self, data: Source, session: Session) -> Source:
-        self.sampling = session.sampling
         return Rollouts(
             data,
             session,

@@ -12,7 +12,7 @@ def tk_methods() -> Iterable[MethodSpec]:
         target="tk_ppo.method:Ppo",
         config="tk_ppo.options:PpoOptions",
         summary="Answers held against what a critic, trained beside the policy, expects token by token.",
-        supports=("packing", "padding-left", "index-select", "shared-prefix"),
+        supports=("padding-left", "index-select", "shared-prefix"),
         uses={"clip": "clip"},
         defaults={"clip.name": "clip", "sampling.n": 1, "sampling.temperature": 1.0},
     )

@@ -21,9 +21,7 @@ def roll_out(method: Ppo, session: Session, asked: Sequence[Asked]) -> list[Grou
     groups = answered(session, asked)
     warn_if_cut(session, groups)
     for answer in answers_of(groups):
-        if math.isnan(answer.reward):  # no reward applies to it
-            answer.trained, answer.reward = False, 0.0
-        if answer.truncated:
+        if answer.truncated and answer.reward is not None:
             answer.reward -= method.options.missing_eos_penalty
     score(method, session, groups)
     estimate(method, session, [answer for answer in answers_of(groups) if answer.trained])
@@ -74,7 +72,7 @@ def token_rewards(method: Ppo, answer: Answer) -> list[float]:
         kl = divergences(answer.tokens["old"], answer.tokens.pop("reference"), method.options.kl_estimator)
         answer.figures["kl"] = math.fsum(kl)
         rewards = [-method.options.kl * each for each in kl]
-    rewards[-1] += answer.reward
+    rewards[-1] += answer.reward or 0.0  # one without a reward is not trained on
     return rewards
 
 
