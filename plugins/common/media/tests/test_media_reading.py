@@ -241,3 +241,20 @@ def test_one_pixel() -> None:
     stream = io.BytesIO()
     Image.new("RGB", (1, 1), "red").save(stream, "PNG")
     assert read(stream.getvalue()).size == (1, 1)
+
+
+def test_what_cannot_be_a_path_is_told_with_the_row() -> None:
+    with pytest.raises(
+        DataError, match=r"^rows.jsonl:3: .* cannot be opened: File name too long.*data:;base64,"
+    ) as told:
+        Reader().find("iVBORw0KGgo" * 100, "rows.jsonl:3")
+    assert len(str(told.value)) < 300
+
+
+def test_more_may_stand_behind_a_picture(tmp_path: Path) -> None:
+    """As in the motion photos of phones, where a video does."""
+    path = tmp_path / "a.jpg"
+    Image.new("RGB", (40, 30), "red").save(path)
+    path.write_bytes(path.read_bytes() + b"film" * 2000)
+    assert Reader().size(str(path), "") == (30, 40)
+    assert Reader().picture(str(path), "").getpixel((5, 5))[0] > 250  # type: ignore[index]

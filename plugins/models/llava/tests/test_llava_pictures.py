@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from collections.abc import Callable
@@ -83,6 +84,14 @@ def test_a_row_that_is_cut_down_to_one_of_its_pictures(made: Any) -> None:
         DataError, match=r"rows\.jsonl:2: the row was cut, and of its 3 pictures one is left.*truncation"
     ):
         made.model.media.tensors(tokens.media)
+
+
+def test_each_picture_of_a_row_is_shown_as_the_model_sees_it(made: Any) -> None:
+    (encoding,) = made.template.encode([made.samples[1]])
+    shown = [Image.open(io.BytesIO(made.model.media.seen(medium))).size for medium in encoding.media]
+    assert len(shown) == 3
+    side = made.model.module.config.vision_config.image_size
+    assert all(min(size) >= side for size in shown)
 
 
 def test_what_is_left_of_a_cut_row_joins_other_rows_of_several_pictures(made: Any) -> None:

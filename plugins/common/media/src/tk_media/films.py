@@ -53,43 +53,51 @@ def video_settings(folder: Path) -> Mapping[str, Any]:
 def described(reader: Reader, source: str, origin: str) -> Film:
     """What a video is, by its first frame and its header. Raises DataError for one that cannot be read or is too large."""
     with _opened(reader, source, origin) as (container, stream):
+        _within(reader, stream.width, stream.height, source, origin)  # as the header has it, before anything is decoded
         first = next(container.decode(stream), None)
         if first is None:
             raise DataError(f"{origin}: {reader.name(source, 'video')} has no frame.")
         count = stream.frames or 1 + sum(1 for _ in container.decode(stream))  # some containers do not count them
         size = (first.height, first.width)
         height, width = size[::-1] if _turned(first) in SIDEWAYS else size
-        if height * width > reader.section.pixel_limit:
-            raise DataError(
-                f"{origin}: {reader.name(source, 'video')} has {height * width:,} pixels a frame, more than media.pixel_limit."
-            )
+        _within(reader, width, height, source, origin)
         rate = stream.average_rate or stream.guessed_rate
         if not rate:
             raise DataError(f"{origin}: {reader.name(source, 'video')} does not say how many frames a second it has.")
         return Film(int(count), float(rate), height, width)
 
 
-def frames(reader: Reader, source: str, indices: Sequence[int], origin: str) -> np.ndarray:
-    """[n, H, W, 3] uint8, the frames of these numbers (ascending). Raises DataError where one cannot be decoded."""
+def _within(reader: Reader, width: int, height: int, source: str, origin: str) -> None:
+    if height * width > reader.section.pixel_limit:
+        raise DataError(
+            f"{origin}: {reader.name(source, 'video')} has {height * width:,} pixels a frame, more than media.pixel_limit."
+        )
+
+
+def frames(reader: Reader, source: str, indices: Sequence[int], origin: str, size: tuple[int, int]) -> Tensor:
+    """[n, 3, height, width] uint8 of `size`, the frames of these numbers (ascending); only one is held in its own size.
+
+    Raises DataError where one cannot be decoded.
+    """
     wanted, found = set(indices), {}
     with _opened(reader, source, origin) as (container, stream):
         for number, frame in enumerate(container.decode(stream)):
             if number in wanted:
-                found[number] = np.rot90(frame.to_ndarray(format="rgb24"), _turned(frame) // 90)
+                found[number] = resized(np.rot90(frame.to_ndarray(format="rgb24"), _turned(frame) // 90), *size)
             if number >= indices[-1]:
                 break
     missing = [index for index in indices if index not in found]
     if missing:
         raise DataError(f"{origin}: {reader.name(source, 'video')} is cut off: frame {missing[0]} is missing.")
-    return np.stack([found[index] for index in indices])
+    return torch.stack([found[index] for index in indices])
 
 
-def resized(frames: np.ndarray, height: int, width: int) -> Tensor:
-    """[n, 3, height, width] uint8 of [n, H, W, 3], as torchvision's `resize` does it: bicubic, with antialiasing."""
-    pixels = torch.from_numpy(np.ascontiguousarray(frames.transpose(0, 3, 1, 2)))
-    if pixels.shape[2:] == (height, width):
+def resized(frame: np.ndarray, height: int, width: int) -> Tensor:
+    """[3, height, width] uint8 of [H, W, 3], as torchvision's `resize` does it: bicubic, with antialiasing."""
+    pixels = torch.from_numpy(np.ascontiguousarray(frame.transpose(2, 0, 1)))
+    if pixels.shape[1:] == (height, width):
         return pixels
-    return F.interpolate(pixels, (height, width), mode="bicubic", antialias=True)
+    return F.interpolate(pixels[None], (height, width), mode="bicubic", antialias=True)[0]
 
 
 def normalised(pixels: Tensor, mean: Sequence[float], deviation: Sequence[float], rescale_factor: float) -> Tensor:

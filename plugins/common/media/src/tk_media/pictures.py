@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 from transformers import AutoImageProcessor
@@ -52,12 +53,12 @@ class Videos(Protocol):
         """Numbers of the frames that it sees."""
         ...
 
-    def resized(self, frames: np.ndarray) -> Tensor:
-        """[n, 3, H, W] uint8 of [n, height, width, 3], in the size in which it sees them."""
+    def size(self, frames: int, height: int, width: int) -> tuple[int, int]:
+        """(height, width) in which it sees so many frames of this size. Raises ValueError for what it does not take."""
         ...
 
     def tensors(self, videos: Sequence[Tensor]) -> Mapping[str, Tensor]:
-        """The model's inputs for resized videos."""
+        """The model's inputs for resized videos, [n, 3, H, W] uint8 each."""
         ...
 
 
@@ -126,7 +127,8 @@ class Pictures:
         """[n, 3, H, W] uint8 of a video, as the model sees it."""
         assert self.videos is not None
         assert medium.facts is not None
-        return self.videos.resized(frames(self.reader, medium.source, medium.facts["taken"], medium.origin))
+        size = self.videos.size(*medium.size)
+        return frames(self.reader, medium.source, medium.facts["taken"], medium.origin, size)
 
     def seen(self, medium: Medium, longest: int = 0) -> bytes:
         out = io.BytesIO()
@@ -134,7 +136,8 @@ class Pictures:
             shown = self._frames(medium)
             picture = beside(shown[:: -(-len(shown) // SHOWN)].permute(0, 2, 3, 1).numpy())
         else:
-            picture = seen(self.processor, self.tensors([medium]))
+            # One of several is not prepared as one alone would be.
+            picture = seen(self.processor, self.tensors([medium] * min(medium.among, 2)))
         if longest:
             picture.thumbnail((longest, longest))
         picture.save(out, "PNG")
@@ -143,7 +146,7 @@ class Pictures:
     def idle(self, type: str) -> Mapping[str, Tensor]:
         if type == "video":
             assert self.videos is not None
-            return self.videos.tensors([self.videos.resized(np.zeros((2, IDLE, IDLE, 3), dtype=np.uint8))])
+            return self.videos.tensors([torch.zeros(2, 3, *self.videos.size(2, IDLE, IDLE), dtype=torch.uint8)])
         blank = Image.new("RGB", (IDLE, IDLE))
         return self.prepare(self.processor, [blank], [Medium("image", "", (IDLE, IDLE))])
 

@@ -43,8 +43,14 @@ class Reader:
         path = Path(source.removeprefix("file://")).expanduser()
         tried = [path] if path.is_absolute() else [folder / path for folder in self._folders(origin)]
         for place in tried:
-            if place.is_file():
-                return str(place.resolve())
+            try:
+                if place.is_file():
+                    return str(place.resolve())
+            except OSError as error:  # no possible name, or a folder that may not be read
+                raise DataError(
+                    f"{origin}: {str(place)[:80]!r} cannot be opened: {error.strerror}. A picture in the row itself "
+                    "is bytes, or base64 behind 'data:;base64,'."
+                ) from error
         where = " and ".join(str(place) for place in dict.fromkeys(tried))
         raise DataError(f"{origin}: there is no file {where} (media.root: where relative paths begin).")
 
@@ -60,8 +66,8 @@ class Reader:
         """(height, width) of a picture, upright, from its header. Raises DataError for one that is cut off or too large."""
         with self._opened(source, origin) as picture:
             width, height = picture.size
-            if _is_cut(source, picture.format):
-                raise DataError(f"{origin}: {self.name(source)} is cut off: the picture's end is missing.")
+            if _lacks_end(source, picture.format):
+                picture.load()  # raises for one that is cut off; others have more behind the picture
             if picture.getexif().get(ORIENTATION) in SIDEWAYS:
                 width, height = height, width
         return height, width
@@ -122,8 +128,8 @@ def _stream(source: str, origin: str) -> io.BytesIO | str:
         raise DataError(f"{origin}: a data URL cannot be read: {error}") from error
 
 
-def _is_cut(source: str, kind: str | None) -> bool:
-    """Whether the end of a picture's file is missing, for formats that have one."""
+def _lacks_end(source: str, kind: str | None) -> bool:
+    """Whether a picture's file does not end as whole ones do, for formats that have such an end."""
     end = ENDS.get(kind or "")
     if end is None:
         return False

@@ -6,11 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from tk_media.films import Film, normalised, resized
+from tk_media.films import Film, normalised
 
 CLIP_MEAN, CLIP_DEVIATION = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
@@ -34,8 +33,8 @@ class TileVideos:
         taken: list[int] = torch.arange(0, film.frames, film.frames / self.frames).int().tolist()
         return taken[: self.frames]
 
-    def resized(self, frames: np.ndarray) -> Tensor:
-        return resized(frames, self.side, self.side)
+    def size(self, frames: int, height: int, width: int) -> tuple[int, int]:
+        return self.side, self.side
 
     def tensors(self, videos: Sequence[Tensor]) -> Mapping[str, Tensor]:
         made = [normalised(video, self.image_mean, self.image_std, self.rescale_factor) for video in videos]

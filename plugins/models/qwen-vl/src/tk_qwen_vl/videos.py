@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
 from tk.errors import UsageError
-from tk_media.films import Film, normalised, resized, video_settings
+from tk_media.films import Film, normalised, video_settings
 
 CLIP_MEAN, CLIP_DEVIATION = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
@@ -92,9 +92,6 @@ class QwenVideos:
         """Tokens in time, height and width."""
         rows, columns = self.size(frames, height, width)
         return -(-frames // self.settings.temporal_patch_size), rows // self.side, columns // self.side
-
-    def resized(self, frames: np.ndarray) -> Tensor:
-        return resized(frames, *self.size(*frames.shape[:3]))
 
     def tensors(self, videos: Sequence[Tensor]) -> Mapping[str, Tensor]:
         made = [self._patches(video) for video in videos]
