@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tk.contracts import Example
+from tk.contracts import Example, Medium
 from tk_data.examples import ExampleSet, compact, spans
 
 
@@ -96,3 +96,14 @@ def test_a_value_that_comes_later_stands_with_its_example(kinds):
         assert ("more" in stored[i].values) == kind
     with pytest.raises(ValueError, match="values 'found' for"):
         stored.add_value("found", [])
+
+
+def test_media_in_the_rows_lie_on_disk_and_come_back():
+    urls = [f"data:;base64,{'é' * i}" for i in range(5)]
+    media = [[Medium("image", url, (1, 1)), Medium("image", "/a.png", (2, 3))] for url in urls]
+    stored = ExampleSet(Example(1, {"ids": [1]}, {}, media=own) for own in media)
+    assert not any("base64" in medium.source for own in stored._media.values() for medium in own)
+    for _ in range(2):
+        assert [stored[i].media for i in (4, 0, 3, 1, 2)] == [media[i] for i in (4, 0, 3, 1, 2)]
+    again = ExampleSet(stored)
+    assert [example.media for example in again] == media

@@ -9,6 +9,7 @@ import torch.distributed as dist
 from tk.errors import UsageError
 from tk_parallel import processes
 from tk_parallel.scale import LossScale
+from tk_parallel.state import load_optimizer_state
 from tk_parallel.testing import run_processes
 
 
@@ -45,3 +46,13 @@ def test_the_loss_scale_falls_on_overflow_and_grows_after_patience() -> None:
     other = LossScale()
     other.load(scale.state())
     assert (other.value, other.good) == (scale.value, scale.good)
+
+
+@pytest.mark.parametrize(("options", "device"), [({"capturable": True}, "meta"), ({}, "cpu")])
+def test_steps_are_counted_where_the_optimizer_counts_them(options: dict[str, bool], device: str) -> None:
+    module = torch.nn.Linear(2, 1, bias=False, device="meta")
+    optimizer = torch.optim.AdamW(module.parameters(), **options)
+    load_optimizer_state(module, optimizer, {"weight/step": torch.tensor(3.0), "weight/exp_avg": torch.zeros(1, 2)})
+    state = optimizer.state[module.weight]
+    assert state["step"].device.type == device
+    assert state["exp_avg"].device.type == "meta"

@@ -69,8 +69,14 @@ def test_left_padding_counts_positions_from_the_first_token() -> None:
     assert inputs["input_ids"].tolist() == [[5, 6, 7], [0, 8, 9]]
     assert inputs["attention_mask"].tolist() == [[1, 1, 1], [0, 1, 1]]
     assert inputs["position_ids"].tolist() == [[0, 1, 2], [0, 0, 1]]
-    assert fields["ends"].tolist() == [2, 5]
+    assert fields["ends"].tolist() == fields["lasts"].tolist() == [2, 5]
     assert (samples, tokens) == (2, 5)
+
+
+def test_a_sequence_may_end_with_the_token_that_pads() -> None:
+    _, fields, _, _ = collate_tokens([[example([5, 6, 0], [0, 0, 0])], [example([8, 9], [0, 0])]], LAYOUTS["right"])
+    assert fields["ends"].tolist() == [1, 4]
+    assert fields["lasts"].tolist() == [2, 4]
 
 
 def test_packed_rows_have_positions_that_start_again_and_no_mask() -> None:

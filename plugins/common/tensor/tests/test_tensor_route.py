@@ -8,6 +8,7 @@ import peft
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers import AutoModel, AutoModelForSequenceClassification, XLMRobertaConfig
 
 from tk.contracts import Stat
 from tk_tensor.head import Projection, statistics
@@ -162,3 +163,22 @@ def test_a_plan_without_weights_tells_from_the_layers(tiny: Make, architecture: 
     with torch.device("meta"):
         model = tiny(architecture)
     assert probe_packing(model) is packs
+
+
+SMALL = XLMRobertaConfig(
+    vocab_size=96, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, pad_token_id=1
+)
+
+
+@torch.no_grad()
+def test_an_encoder_that_counts_positions_in_its_own_way_does_so() -> None:
+    """Its positions begin after that of padding; and its classifier's head picks the first token of a sequence itself."""
+    inputs = {"input_ids": IDS + 2, "attention_mask": torch.ones_like(IDS)}
+    numbered = inputs | {"position_ids": torch.arange(9).expand(2, -1)}
+    model = AutoModel.from_config(SMALL).eval()
+    expected = model(**inputs).last_hidden_state.flatten(0, 1)
+    torch.testing.assert_close(route_of(model).hidden(model, numbered), expected)
+    classifier = AutoModelForSequenceClassification.from_config(SMALL).eval()
+    route = route_of(classifier)
+    assert route.whole_scores
+    torch.testing.assert_close(route.scores(classifier, numbered), classifier(**inputs).logits)

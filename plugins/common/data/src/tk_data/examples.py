@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import tempfile
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tk.contracts import Example, Medium
+from tk.files import explained
 
 _SMALL = np.iinfo(np.int32)
 _JOIN = 4096
@@ -17,6 +22,7 @@ _JOIN = 4096
 class ExampleSet(Sequence[Example]):
     """Examples, stored by column. Lists of numbers come back as 1-D arrays (int32 or int64, float32); the rest as it was.
 
+    Media that stand in the rows themselves (data URLs) lie in a temporary file.
     lengths: tokens of each example, int64. repeated: those that it takes more where no beginning is shared, int64.
     """
 
@@ -32,7 +38,7 @@ class ExampleSet(Sequence[Example]):
         self._table = np.asarray(builder.table, dtype=np.int32)
         self._place = np.asarray(builder.place, dtype=np.int64)
         self._origins = _Origins(builder.origins)
-        self._media = builder.media
+        self._media, self._aside = builder.media, builder.aside
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -41,7 +47,7 @@ class ExampleSet(Sequence[Example]):
         if not -len(self) <= index < len(self):
             raise IndexError(index)
         values, weights = self._tables[self._table[index]].row(int(self._place[index]))
-        media = self._media.get(index % len(self), ())
+        media = self._aside.given(self._media.get(index % len(self), ()))
         length, repeated = int(self.lengths[index]), int(self.repeated[index])
         return Example(length, values, weights, self._origins[index], media, repeated)
 
@@ -84,6 +90,7 @@ class ExampleSetBuilder:
         self.origins: list[str] = []
         self.repeated: list[int] = []
         self.media: dict[int, Sequence[Medium]] = {}
+        self.aside = _Aside()
         self.kinds: dict[tuple[tuple[str, ...], tuple[str, ...]], _Rows] = {}
         self._numbers: dict[tuple[tuple[str, ...], tuple[str, ...]], int] = {}
 
@@ -100,12 +107,49 @@ class ExampleSetBuilder:
             self.origins.append(example.origin)
             self.repeated.append(example.repeated)
             if example.media:
-                self.media[len(self.origins) - 1] = example.media
+                self.media[len(self.origins) - 1] = self.aside.kept(example.media)
 
     def build(self) -> ExampleSet:
         made = ExampleSet.__new__(ExampleSet)
         made._take(self)
         return made
+
+
+class _Aside:
+    """Data URLs of media in a temporary file, which has no name and goes with the process."""
+
+    MARK = "aside:"
+
+    def __init__(self) -> None:
+        self._file: Any = None
+        self._end = 0
+        self._lock = threading.Lock()
+
+    def kept(self, media: Sequence[Medium]) -> Sequence[Medium]:
+        """The same media, with where it is in the place of each data URL. Raises WriteError on a full disk."""
+        return [replace(m, source=self._put(m.source)) if m.source.startswith("data:") else m for m in media]
+
+    def given(self, media: Sequence[Medium]) -> Sequence[Medium]:
+        """The media as they were."""
+        return [replace(m, source=self._get(m.source)) if m.source.startswith(self.MARK) else m for m in media]
+
+    def _put(self, url: str) -> str:
+        content = url.encode()
+        with explained(Path(tempfile.gettempdir())):
+            if self._file is None:
+                self._file = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the examples are there
+            self._file.write(content)
+        place = f"{self.MARK}{self._end}+{len(content)}"
+        self._end += len(content)
+        return place
+
+    def _get(self, place: str) -> str:
+        start, _, length = place.removeprefix(self.MARK).partition("+")
+        with self._lock:  # workers read beside one another
+            self._file.seek(int(start))
+            found: bytes = self._file.read(int(length))
+            self._file.seek(0, 2)
+        return found.decode()
 
 
 class _Rows:

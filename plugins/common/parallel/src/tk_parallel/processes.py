@@ -141,7 +141,7 @@ def exchange(gather: Callable[[Tensor], list[Tensor]], value: Any) -> list[Any]:
     """Every rank's JSON-able value in rank order, through a strategy's `gather` (floats arrive exactly)."""
     encoded = json.dumps(value).encode()
     parts = gather(torch.frombuffer(bytearray(encoded), dtype=torch.uint8))
-    return [json.loads(bytes(part.cpu().tolist())) for part in parts]
+    return [json.loads(part.cpu().numpy().tobytes()) for part in parts]
 
 
 def decide(gather: Callable[[Tensor], list[Tensor]], value: Any) -> Any:

@@ -84,12 +84,17 @@ def load_optimizer_state(module: nn.Module, optimizer: torch.optim.Optimizer, va
     unknown = sorted(set(by_name) - set(known))
     if unknown:
         raise TkError(f"The checkpoint has optimizer state of {unknown[0]!r}, which is not trained here.")
+    groups = {id(parameter): group for group in optimizer.param_groups for parameter in group["params"]}
     for name, entries in by_name.items():
         parameter = known[name]
-        optimizer.state[parameter] = dict(_restored(parameter, key, value) for key, value in entries.items())
+        group = groups[id(parameter)]
+        counted_on = parameter.device if group.get("fused") or group.get("capturable") else torch.device("cpu")
+        restored = (_restored(parameter, key, value, counted_on) for key, value in entries.items())
+        optimizer.state[parameter] = dict(restored)
 
 
-def _restored(parameter: Tensor, key: str, value: Tensor) -> tuple[str, Any]:
+def _restored(parameter: Tensor, key: str, value: Tensor, counted_on: torch.device) -> tuple[str, Any]:
+    """An entry of a parameter's state. counted_on: where single numbers (the steps made) are kept."""
     plain, _, kind = key.partition(":")
     if kind:
         return plain, _NUMBERS[kind](value.item())
@@ -97,7 +102,7 @@ def _restored(parameter: Tensor, key: str, value: Tensor) -> tuple[str, Any]:
         return key, sharded_like(value, parameter)
     if value.dim() and isinstance(parameter, DTensor):
         raise TkError(f"The optimizer state {key!r} is not laid out as its parameter and cannot be sharded again.")
-    return key, value.clone() if value.dim() == 0 else value.to(parameter.device)
+    return key, value.to(parameter.device if value.dim() else counted_on, copy=True)
 
 
 def _optimized(module: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, nn.Parameter]]:

@@ -26,8 +26,8 @@ def collate_tokens(rows: Sequence[Sequence[Example]], layout: Layout) -> tuple[T
     (the padding at the end is a sample of its own that nothing reads). Media are inputs in the order of the rows.
 
     fields: `select`, `targets`, `token_weights`, `rows` [N] (see tk.contracts.Batch; N ≥ 1, with a weight of 0 where
-    nothing is trained); `segments` [B·T], the sample of each token (-1: padding); `lengths` and `ends` [R], tokens of
-    each sample and the flat position of its last one (that is not the padding token).
+    nothing is trained); `segments` [B·T], the sample of each token (-1: padding); [R] of each sample: `lengths`, its
+    tokens; `lasts`, the flat position of its last one; `ends`, that of the last which is not the padding token.
     """
     if not rows or not all(rows):
         raise ValueError("a batch has at least one row, and a row at least one example")
@@ -42,6 +42,7 @@ def collate_tokens(rows: Sequence[Sequence[Example]], layout: Layout) -> tuple[T
     weights = np.zeros(ids.shape, dtype=np.float32)
     lengths: list[int] = []
     ends: list[int] = []
+    lasts: list[int] = []
     for b, row in enumerate(rows):
         used = sum(e.length for e in row)
         at = width - used if layout.side == "left" and not layout.packing else 0
@@ -54,6 +55,7 @@ def collate_tokens(rows: Sequence[Sequence[Example]], layout: Layout) -> tuple[T
             media += example.media
             segments[b, span] = len(lengths)
             lengths.append(example.length)
+            lasts.append(b * width + at - 1)
             ends.append(b * width + span.start + last_read(example.values["ids"], layout.pad_id))
         if layout.packing:
             placed.append((b, slice(at, width), np.arange(width - at)))
@@ -65,7 +67,7 @@ def collate_tokens(rows: Sequence[Sequence[Example]], layout: Layout) -> tuple[T
     columns = (at - 1, at, weights.ravel()[at], segments.ravel()[at])
     fields = selected(ids.ravel(), *columns, first=int(np.argmax(segments >= 0)))
     fields["segments"] = torch.from_numpy(segments.ravel())
-    fields["lengths"], fields["ends"] = torch.tensor(lengths), torch.tensor(ends)
+    fields |= {"lengths": torch.tensor(lengths), "ends": torch.tensor(ends), "lasts": torch.tensor(lasts)}
     return inputs, fields, len(lengths), sum(lengths)
 
 

@@ -60,13 +60,11 @@ def statistics(
     targets: Tensor | None,
     wants: Sequence[Stat],
     chunk: int = 1024,
-    chunks: int | None = None,
 ) -> dict[str, Tensor]:
     """Statistics by name, [N] each (`logits` [N, V]), in single precision or more.
 
     hidden: [N, H] at the positions that predict. targets: [N] token ids, for `logps`.
-    chunk: positions whose logits are in memory at once. chunks: calls of the projection, where ranks have to agree on
-    their number; further ones repeat a position and count for nothing.
+    chunk: positions whose logits are in memory at once.
     """
     if not wants:
         return {}
@@ -74,7 +72,7 @@ def statistics(
         targets = hidden.new_zeros(len(hidden), dtype=torch.long)
     names = [w.name for w in wants]
     grad = torch.is_grad_enabled() and hidden.requires_grad
-    if grad and chunks is None and project.frozen() and all(w.name in DERIVATIVES for w in wants):
+    if grad and project.frozen() and all(w.name in DERIVATIVES for w in wants):
         return dict(
             zip(names, _FrozenHead.apply(hidden, targets, project, tuple(wants), min(chunk, FROZEN_CHUNK)), strict=True)
         )
@@ -85,13 +83,10 @@ def statistics(
     pieces = [(hidden, targets)]
     if "logits" not in names and project.linear is not None:
         pieces = list(zip(hidden.split(chunk), targets.split(chunk), strict=True))
-    extra = [(hidden[:1], targets[:1])] * max(0, (chunks or 0) - len(pieces))
     recompute = torch.is_grad_enabled() and len(pieces) > 1
     run: Callable[..., Any] = (lambda *a: checkpoint(piece, *a, use_reentrant=False)) if recompute else piece
     found = [run(*p) for p in pieces]
     values = [torch.cat(columns) if len(columns) > 1 else columns[0] for columns in zip(*found, strict=True)]
-    for rows, ids in extra:
-        values = [v + 0.0 * e.sum() for v, e in zip(values, run(rows, ids), strict=True)]
     return dict(zip(names, values, strict=True))
 
 

@@ -138,6 +138,8 @@ def route_of(module: nn.Module) -> Route:
     if outside:
         return _whole(module, replace(route, decoder=None))
     if head is None:
+        if _counts_otherwise(module, route):
+            route = replace(route, ignored=route.ignored | {"position_ids"})
         return replace(route, whole_scores=labels is not None and _scores_whole(module, route))
     candidates = [replace(route, scale=s, cap=c) for s in _scales(inner) for c in _caps(inner)]
     return (
@@ -207,6 +209,19 @@ def _caps(inner: nn.Module) -> list[float | None]:
 
 
 @torch.no_grad()
+def _counts_otherwise(module: nn.Module, route: Route) -> bool:
+    """Whether the positions that a model makes are not those from 0 on (RoBERTa's begin after that of padding)."""
+    if on_meta(module) or "position_ids" in route.ignored:
+        return False
+    ids = probe_ids(module, (2, 7))
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    with at_rest(module):
+        own = route.hidden(module, inputs)
+        given = route.hidden(module, inputs | {"position_ids": torch.arange(7, device=ids.device).expand(2, 7)})
+    return distance(given, own) > tolerance(module)
+
+
+@torch.no_grad()
 def _scores_whole(module: nn.Module, route: Route) -> bool:
     """Whether a sequence classifier computes its scores otherwise than by the linear layer on the last token."""
     if not type(module.get_base_model() if hasattr(module, "get_base_model") else module).__name__.endswith(
@@ -222,7 +237,7 @@ def _scores_whole(module: nn.Module, route: Route) -> bool:
         last = route.hidden(module, inputs).reshape(*ids.shape, -1)[:, -1]
         try:
             found = route.label_head(module)(last)
-        except RuntimeError:  # a head of other sizes than the hidden states'
+        except (RuntimeError, IndexError):  # a head of other sizes than the hidden states', or that picks of a sequence
             return True
     return distance(found, whole) > tolerance(module)
 

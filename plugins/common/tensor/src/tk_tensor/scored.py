@@ -71,9 +71,8 @@ class ScoredModel(nn.Module):
     ) -> dict[str, dict[str, Tensor]]:
         """Statistics by `pass.key` and name, in single precision.
 
-        inputs: of the models' forward. fields: `select` and `targets` for statistics of tokens; `segments` and `lengths`
-        for `pooled`, `ends` for `score` and `pooled`; `head_chunks` (int) where ranks agreed on the calls of the head.
-        `given`: statistics that are known already, by key and name, for which no model is asked.
+        inputs: of the models' forward. fields: `select` and `targets` for statistics of tokens; `segments`, `lengths` and
+        `lasts` for `pooled`, `ends` for `score`; `given`: statistics that are known already, by key and name, for which no model is asked.
         Passes without gradient come first and run without dropout. A pass is a forward, but where roles share a
         module: the first passes of each are one, and so on.
         """
@@ -137,7 +136,7 @@ class ScoredModel(nn.Module):
                 project, rows = route.projection(module), states[shared].index_select(0, fields["select"])
             else:
                 project, rows = Projection(None), route.logits(module, inputs, fields["select"])
-            found |= statistics(project, rows, fields.get("targets"), vocabulary, self.chunk, fields.get("head_chunks"))
+            found |= statistics(project, rows, fields.get("targets"), vocabulary, self.chunk)
         return found
 
     def _head(self, seat: Seat) -> Callable[[Tensor], Tensor]:
@@ -167,8 +166,8 @@ def pooled(hidden: Tensor, fields: Mapping[str, Any], pooling: Pooling) -> Tenso
     """[R, H] vectors of length 1 of the samples whose hidden states [B·T, H] are given."""
     segments, lengths = fields["segments"].reshape(-1), fields["lengths"]
     if pooling != "mean":
-        ends = fields["ends"]
-        return F.normalize(wide(hidden.index_select(0, ends if pooling == "last" else ends - lengths + 1)), dim=-1)
+        places = fields["lasts"] if pooling == "last" else fields["lasts"] - lengths + 1
+        return F.normalize(wide(hidden.index_select(0, places)), dim=-1)
     # Padding goes to a row of its own, which is dropped: no shape depends on the data.
     index = torch.where(segments < 0, len(lengths), segments)
     states = wide(hidden)

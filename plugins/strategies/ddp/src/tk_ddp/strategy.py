@@ -43,6 +43,9 @@ class Ddp(TorchStrategy):
             module = Autocast(module, device.type, DTYPES[precision])
         if self.world.size == 1:
             return module
+        frozen = [name for name, parameter in module.named_parameters() if not parameter.requires_grad]
+        # Every process has read them from one checkpoint; and a module that leaves the run later is not held on to.
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(module, frozen)
         return DistributedDataParallel(
             module,
             device_ids=[device.index] if device.type == "cuda" else None,

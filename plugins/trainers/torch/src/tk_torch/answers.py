@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from tk.compose import Plan
-from tk.contracts import Engine, Head, Medium, Pass, Request, Session, Stat
+from tk.contracts import Encoding, Engine, Head, Medium, Pass, Request, Session, Stat
 from tk.inference import default_engine
 from tk.sample import Sample, sequence_names
+from tk_data.prepare import EvalPrompt
 from tk_torch.assemble import Parts
 from tk_torch.seeds import full_state, set_full_state
 
@@ -58,9 +59,9 @@ def _generated(plan: Plan, parts: Parts, session: Session, count: int) -> Found:
     """Greedy answers through an engine that shares the trainer's module, so that two calls compare."""
     if session.world.rank:
         return []
-    device, prompts = session.world.device, parts.data.eval_prompts(count)
+    device = session.world.device
     sampling = replace(plan.config.sampling, max_tokens=plan.config.eval.max_new_tokens, temperature=0.0, n=1)
-    encodings = parts.template.encode([prompt.sample for prompt in prompts], generation=True)
+    prompts, encodings = _with_room(parts, count)
     stop_ids = parts.template.stop_ids()
     streams = full_state(device)
     engine: Engine = default_engine(plan).build(model=parts.policy)
@@ -76,6 +77,15 @@ def _generated(plan: Plan, parts: Parts, session: Session, count: int) -> Found:
         (_record(prompt.sample, prompt.reference.text, completions[0].text), encoding.media)
         for prompt, completions, encoding in zip(prompts, found, encodings, strict=True)
     ]
+
+
+def _with_room(parts: Parts, count: int) -> tuple[list[EvalPrompt], list[Encoding]]:
+    """The first held-out prompts after which the model has a position left, and their tokens."""
+    prompts = parts.data.eval_prompts(count)
+    encodings = parts.template.encode([prompt.sample for prompt in prompts], generation=True)
+    most = parts.policy.max_length
+    pairs = [(p, e) for p, e in zip(prompts, encodings, strict=True) if most is None or len(e.ids) < most]
+    return [prompt for prompt, _ in pairs], [encoding for _, encoding in pairs]
 
 
 def _scored(plan: Plan, parts: Parts, session: Session, count: int) -> Found:

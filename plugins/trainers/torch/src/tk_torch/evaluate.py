@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tk.contracts import Batch, Method, Rows, Session, Step, Strategy, World
+from tk.contracts import Batch, Example, Layout, Method, Rows, Session, Step, Strategy, World
 from tk_data.evaluate import eval_batches
 from tk_parallel.processes import exchange
 from tk_tensor.collate import reduce_for
-from tk_tensor.given import OF_SAMPLES, divided
+from tk_tensor.given import OF_SAMPLES, Collate, divided
 from tk_torch.assemble import Parts
 from tk_torch.update import to_device
 from tk_torch.window import Outputs, joined_batch, joined_outputs
@@ -139,8 +139,7 @@ def _record(
     """A record for each example of the batch; one for all of them where they cannot be told apart."""
     method = parts.method
     step = method.loss(outputs, batch, reduce_for(batch))
-    layout = replace(parts.layout, packing=False)
-    singles = [to_device(method.collate([[parts.data.eval[i]]], layout), device) for i in indices]
+    singles = [to_device(alone(method.collate, parts.data.eval[i], parts.layout), device) for i in indices]
     steps = split(method, outputs, batch, singles)
     if steps is None or not _agree(step, steps):
         records.add(indices, step, batch.weights)
@@ -167,6 +166,12 @@ def _record_window(
     step = parts.method.loss(joined, batch, reduce_for(batch))
     if world.rank == 0:
         records.add_each(order, step, weights)
+
+
+def alone(collate: Collate, example: Example, layout: Layout) -> Batch:
+    """The batch of one example, for all that it holds besides inputs: its media are not opened."""
+    plain = replace(layout, packing=False, media=None, touch=frozenset())
+    return collate([[replace(example, media=())]], plain)
 
 
 def _one_each(values: Any, count: int) -> bool:

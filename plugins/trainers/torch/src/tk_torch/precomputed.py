@@ -20,7 +20,7 @@ from tk_data.examples import ExampleSet
 from tk_tensor.given import divided, value_name
 from tk_torch import files
 from tk_torch.assemble import Parts
-from tk_torch.evaluate import Told
+from tk_torch.evaluate import Told, alone
 from tk_torch.ranks import on_rank_0
 from tk_torch.record import PRECOMPUTED
 
@@ -96,7 +96,7 @@ def _computed(
         done = min(done + batch_size * world.size, len(examples))
         (outputs,) = session.score([batch], [p for p in parts.method.passes(batch) if p.role in roles])
         members += indices
-        samples = [collate([[examples[i]]], parts.layout).rows for i in indices]
+        samples = [alone(collate, examples[i], parts.layout).rows for i in indices]
         parted = divided(outputs, batch, samples) if indices else []
         for key, stats in outputs.items():
             for stat, value in stats.items():

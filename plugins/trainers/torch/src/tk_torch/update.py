@@ -32,14 +32,14 @@ class Totals:
 
 @dataclass
 class Sums:
-    """Local sums of a step's terms and metrics, kept as tensors so that nothing waits for the device.
+    """Local sums of a step's terms and metrics; tensors stay so, so that nothing waits for the device.
 
     parts: the sum of each micro-batch, and the origins of its rows.
     """
 
     terms: dict[str, Tensor] = field(default_factory=dict)
     coefs: dict[str, float] = field(default_factory=dict)
-    metrics: dict[str, Tensor] = field(default_factory=dict)
+    metrics: dict[str, Tensor | float] = field(default_factory=dict)
     weights: dict[str, float] = field(default_factory=dict)
     parts: list[tuple[Tensor, Sequence[str]]] = field(default_factory=list)
 
@@ -50,14 +50,16 @@ class Sums:
             self.terms[name] = self.terms[name] + value if name in self.terms else value
             self.coefs[name] = term.coef
         for name, (value, weight) in step.metrics.items():
-            value = torch.as_tensor(value).detach().sum()
+            value = value.detach().sum() if isinstance(value, Tensor) else float(value)
             self.metrics[name] = self.metrics[name] + value if name in self.metrics else value
             self.weights[name] = self.weights.get(name, 0.0) + float(weight)
 
     def plain(self) -> dict[str, dict[str, float]]:
         """The same as numbers; waits for the device once."""
         values = [*self.terms.values(), *self.metrics.values()]
-        numbers = torch.stack([v.double().reshape(()) for v in values]).tolist() if values else []
+        tensors = [value.double().reshape(()) for value in values if isinstance(value, Tensor)]
+        told = iter(torch.stack(tensors).tolist() if tensors else ())
+        numbers = [next(told) if isinstance(value, Tensor) else value for value in values]
         terms = dict(zip(self.terms, numbers, strict=False))
         metrics = dict(zip(self.metrics, numbers[len(terms) :], strict=True))
         return {"terms": terms, "coefs": self.coefs, "metrics": metrics, "weights": self.weights}
@@ -102,9 +104,8 @@ class Updater:
 
     def backward(self, window: Sequence[Batch], totals: Totals) -> Sums:
         """The gradients of a window's objective. Returns this rank's sums."""
-        on_device = [to_device(batch, self._world.device) for batch in window]
         run = self._by_row if self._method.scope == "row" else self._by_window
-        return run(on_device, totals)
+        return run(window, totals)
 
     def update(self) -> float:
         """Update the weights by the gradients. Returns their norm (nan: they are not finite, and nothing changes)."""
@@ -118,7 +119,8 @@ class Updater:
     def _by_row(self, window: Sequence[Batch], totals: Totals) -> Sums:
         """Each micro-batch adds its own part of the objective."""
         sums = Sums()
-        for number, batch in enumerate(window, 1):
+        for number, waiting in enumerate(window, 1):
+            batch = to_device(waiting, self._world.device)
             with self._strategy.synchronise(self._module, number == len(window)):
                 outputs = self._module(batch.inputs, batch.fields, self._method.passes(batch))
                 step = self._method.loss(outputs, batch, reduce_for(batch))
@@ -132,18 +134,21 @@ class Updater:
         """Cached gradients (arXiv:2101.06983): the statistics of the whole window without a graph, the loss on them,
         then each micro-batch again, with the same dropout, against the gradient of its own statistics."""
         device = self._world.device
-        states, outputs = [], []
+        states, outputs, kept = [], [], []
         with torch.no_grad():
-            for batch in window:
+            for waiting in window:
                 states.append(torch_state(device))
+                batch = to_device(waiting, device)
+                kept.append(replace(batch, inputs={}))
                 outputs.append(self._module(batch.inputs, batch.fields, self._method.passes(batch)))
         passes = self._method.passes(window[0])
         leaves, own = joined_outputs(self._strategy, self._world, passes, window, outputs)
-        joined = joined_batch(self._strategy, self._world, window, totals.weights, totals.tokens)
+        joined = joined_batch(self._strategy, self._world, kept, totals.weights, totals.tokens)
         step = self._method.loss(leaves, joined, reduce_for(joined))
         objective(step, totals.weights).backward()
-        for number, batch in enumerate(window, 1):
+        for number, waiting in enumerate(window, 1):
             set_torch_state(states[number - 1], device)
+            batch = to_device(waiting, device)
             passes = [p for p in self._method.passes(batch) if p.grad]
             with self._strategy.synchronise(self._module, number == len(window)):
                 again = self._module(batch.inputs, batch.fields, passes)
