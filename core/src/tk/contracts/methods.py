@@ -180,11 +180,12 @@ class Term:
 class Step:
     """The objective of a batch: sum over terms of coef · (sum over window and ranks) / (weight over window and ranks).
 
-    metrics: name -> (sum, weight), reported as the ratio of the totals; instead of the sum, the values that it is of.
+    metrics: name -> (sum, weight), reported as the ratio of the totals; instead of the sum, the values that it is of. A weight
+    that is counted on the device is best left there, as a tensor.
     """
 
     terms: Mapping[str, Term]
-    metrics: Mapping[str, tuple[Tensor, float]] = field(default_factory=dict)
+    metrics: Mapping[str, tuple[Tensor | float, Tensor | float]] = field(default_factory=dict)
 
 
 @runtime_checkable

@@ -32,8 +32,6 @@ with pytest.raises(TkError, match="first dimension"):
 told = processes.exchange(processes.gather, {"rank": rank, "value": 0.1 + rank, "name": "ä" * rank})
 assert told == [{"rank": 0, "value": 0.1, "name": ""}, {"rank": 1, "value": 1.1, "name": "ä"}]
 assert processes.decide(processes.gather, f"from {rank}") == "from 0"
-assert torch.equal(processes.broadcast(torch.full((2,), float(rank))), torch.zeros(2))
-processes.barrier()
 processes.leave()
 assert processes.join(60) == world, "a second run in the same processes"
 assert processes.exchange(processes.gather, rank) == [0, 1]

@@ -56,3 +56,13 @@ def test_steps_are_counted_where_the_optimizer_counts_them(options: dict[str, bo
     state = optimizer.state[module.weight]
     assert state["step"].device.type == device
     assert state["exp_avg"].device.type == "meta"
+
+
+def test_moments_have_the_type_that_the_weights_have_now() -> None:
+    module = torch.nn.Linear(2, 1, bias=False)
+    optimizer = torch.optim.AdamW(module.parameters())
+    saved = {"weight/step": torch.tensor(3.0), "weight/exp_avg": torch.ones(1, 2, dtype=torch.bfloat16)}
+    load_optimizer_state(module, optimizer, saved | {"weight/exp_avg_sq": torch.ones(1, 2, dtype=torch.bfloat16)})
+    module(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    assert optimizer.state[module.weight]["exp_avg"].dtype == torch.float32

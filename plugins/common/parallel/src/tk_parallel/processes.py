@@ -124,19 +124,6 @@ def _bytes_of(shape: Sequence[int], like: Tensor) -> int:
     return torch.Size(shape).numel() * like.element_size()
 
 
-def broadcast(values: Tensor, source: int = 0) -> Tensor:
-    """The tensor of rank `source`; every rank gives one of the same shape and dtype."""
-    received = values.detach().clone()
-    if _grouped():
-        dist.broadcast(received, source)
-    return received
-
-
-def barrier() -> None:
-    """Wait for all ranks."""
-    all_reduce(torch.zeros(1))
-
-
 def exchange(gather: Callable[[Tensor], list[Tensor]], value: Any) -> list[Any]:
     """Every rank's JSON-able value in rank order, through a strategy's `gather` (floats arrive exactly)."""
     encoded = json.dumps(value).encode()

@@ -18,10 +18,14 @@ from tk.errors import TkError
 _NUMBERS: Mapping[str, type] = {"bool": bool, "int": int, "float": float}
 
 
-def full(tensor: Tensor) -> Tensor:
-    """The whole of a tensor on the CPU, detached; a collective where it is sharded. It may share memory with `tensor`."""
+def full(tensor: Tensor, receive: bool) -> Tensor:
+    """The whole of a tensor, detached; a collective where it is sharded. It may share memory with `tensor`.
+
+    receive: this rank has a use for it, on the CPU.
+    """
     tensor = tensor.detach()
-    return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).cpu()
+    whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return whole.cpu() if receive else whole
 
 
 def sharded_like(value: Tensor, like: Tensor) -> Tensor:
@@ -36,12 +40,12 @@ def weights(module: nn.Module, *, trainable: bool, receive: bool) -> Iterator[tu
     """Names and full tensors of the parameters (all: and of the buffers that belong to a checkpoint)."""
     for name, parameter in module.named_parameters():
         if parameter.requires_grad or not trainable:
-            whole = full(parameter)
+            whole = full(parameter, receive)
             if receive:
                 yield name, whole
     if not trainable and receive:
         persistent = module.state_dict(keep_vars=True).keys()
-        yield from ((name, full(buffer)) for name, buffer in module.named_buffers() if name in persistent)
+        yield from ((name, full(buffer, receive)) for name, buffer in module.named_buffers() if name in persistent)
 
 
 @torch.no_grad()
@@ -62,7 +66,7 @@ def optimizer_state(module: nn.Module, optimizer: torch.optim.Optimizer, *, rece
     for name, parameter in _optimized(module, optimizer):
         for key, value in sorted(optimizer.state.get(parameter, {}).items()):
             if isinstance(value, Tensor):
-                whole = full(value)
+                whole = full(value, receive)
             elif type(value) in _NUMBERS.values():
                 key, whole = f"{key}:{type(value).__name__}", torch.tensor(value, dtype=torch.float64)
             elif value is None:
@@ -89,8 +93,16 @@ def load_optimizer_state(module: nn.Module, optimizer: torch.optim.Optimizer, va
         parameter = known[name]
         group = groups[id(parameter)]
         counted_on = parameter.device if group.get("fused") or group.get("capturable") else torch.device("cpu")
-        restored = (_restored(parameter, key, value, counted_on) for key, value in entries.items())
-        optimizer.state[parameter] = dict(restored)
+        restored = dict(_restored(parameter, key, value, counted_on) for key, value in entries.items())
+        if type(optimizer).__module__.startswith("torch.optim"):  # theirs have the type of the parameter
+            restored = {key: _typed_like(value, parameter) for key, value in restored.items()}
+        optimizer.state[parameter] = restored
+
+
+def _typed_like(value: Any, parameter: Tensor) -> Any:
+    """A tensor of numbers in the type of the parameter, which may differ from the one that it was saved with."""
+    whole = isinstance(value, Tensor) and value.dim() and value.is_floating_point()
+    return value.to(parameter.dtype) if whole else value
 
 
 def _restored(parameter: Tensor, key: str, value: Tensor, counted_on: torch.device) -> tuple[str, Any]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,11 @@ from tk_parallel import processes, state
 from tk_parallel.scale import LossScale
 
 DTYPES: Mapping[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def autocast(device_type: str, precision: str) -> AbstractContextManager[object]:
+    """Computes in the precision "bf16" or "fp16", or as it stands."""
+    return nullcontext() if precision == "fp32" else torch.autocast(device_type, DTYPES[precision])
 
 
 class TorchStrategy:

@@ -101,11 +101,12 @@ class Route:
     def logits(self, module: nn.Module, inputs: Mapping[str, Any], select: Tensor) -> Tensor:
         """[N, V] logits of the whole model at flat positions `select`, computed for as few others as it allows."""
         arguments, width = self.arguments(module, inputs), inputs["input_ids"].shape[1]
+        joined = self.flatten and inputs.get("attention_mask") is None
         if not self.keep:
             # A tuner's virtual tokens stand before the row's own.
-            logits = module(**arguments).logits[:, -width:] if not self.flatten else module(**arguments).logits
+            logits = module(**arguments).logits if joined else module(**arguments).logits[:, -width:]
             return logits.reshape(-1, logits.shape[-1]).index_select(0, select)
-        row, column = (torch.zeros_like(select), select) if self.flatten else (select // width, select % width)
+        row, column = (torch.zeros_like(select), select) if joined else (select // width, select % width)
         columns, where = torch.unique(column, return_inverse=True)
         return module(**arguments, logits_to_keep=columns).logits[row, where]
 

@@ -89,7 +89,7 @@ class _Labelled(Offline):
         """[R, numbers] -> as the losses read it."""
         return labels
 
-    def _metrics(self, scores: Tensor, labels: Tensor) -> dict[str, tuple[Tensor, float]]:
+    def _metrics(self, scores: Tensor, labels: Tensor) -> dict[str, tuple[Tensor, Tensor | float]]:
         raise NotImplementedError
 
 
@@ -114,7 +114,7 @@ class Classification(_Labelled):
     def _as_target(self, labels: Tensor) -> Tensor:
         return labels[:, 0].long()
 
-    def _metrics(self, scores: Tensor, labels: Tensor) -> dict[str, tuple[Tensor, float]]:
+    def _metrics(self, scores: Tensor, labels: Tensor) -> dict[str, tuple[Tensor, Tensor | float]]:
         return {"accuracy": ((scores.argmax(1) == labels).float().sum(), float(len(labels)))}
 
 
@@ -139,12 +139,12 @@ class MultiLabel(_Labelled):
         found[[self._index(value) for value in label]] = 1.0
         return found
 
-    def _metrics(self, scores: Tensor, labels: Tensor) -> dict[str, tuple[Tensor, float]]:
+    def _metrics(self, scores: Tensor, labels: Tensor) -> dict[str, tuple[Tensor, Tensor | float]]:
         held, true = scores > 0, labels > 0.5
         right = (held & true).sum()
         return {
             "accuracy": ((held == true).all(1).float().sum(), float(len(labels))),
-            "f1": (2.0 * right, float(held.sum() + true.sum())),  # micro-averaged
+            "f1": (2.0 * right, held.sum() + true.sum()),  # micro-averaged
         }
 
 
@@ -161,7 +161,7 @@ class Regression(_Labelled):
             raise ValueError(f"label has {len(numbers)} numbers, and method.labels names {len(self.labels)}")
         return np.array(numbers, dtype=np.float32)
 
-    def _metrics(self, scores: Tensor, labels: Tensor) -> dict[str, tuple[Tensor, float]]:
+    def _metrics(self, scores: Tensor, labels: Tensor) -> dict[str, tuple[Tensor, Tensor | float]]:
         difference = scores - labels
         return {
             "mse": (difference.square().mean(1).sum(), float(len(labels))),

@@ -108,5 +108,5 @@ class Grpo(Online):
             counted = kl * ratio if self.options.kl_unbiased else kl
             terms["kl"] = Term((each * counted).sum(), self.options.kl)
             metrics["kl_token"] = (kl * weights).detach()
-        count = float(weights.sum())
+        count = weights.sum()
         return Step(terms, {**fields["figures"], **{n: (v.sum(), count) for n, v in metrics.items()}})

@@ -94,7 +94,7 @@ class Ppo(Online):
         }
         moved = log_ratio.exp() - 1 - log_ratio
         of_tokens = {"clipped": clipped, "value_clipped": held, "moved": moved}
-        count = float(weights.sum())
+        count = weights.sum()
         metrics = {name: ((each * weights).sum().detach(), count) for name, each in of_tokens.items()}
         return Step(terms, {**batch.fields["figures"], **metrics})
 

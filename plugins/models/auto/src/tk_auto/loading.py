@@ -62,7 +62,7 @@ def load(folder: Path, device: str, dtype: str, head: Head, attention: str, trus
     """See AutoFamily.load."""
     check_folder(folder)
     if device == "auto":
-        device = str(torch.accelerator.current_accelerator() or "cpu")
+        device = str(torch.accelerator.current_accelerator(check_available=True) or "cpu")
     config = _config(folder, trust_remote_code)
     weights = _dtype(dtype, device, config)
     auto = _auto_class(folder, config, head, trust_remote_code)
@@ -73,7 +73,7 @@ def load(folder: Path, device: str, dtype: str, head: Head, attention: str, trus
     if attention != "auto":
         settings["attn_implementation"] = attention
     try:
-        with quiet(), torch.random.fork_rng():
+        with quiet(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(HEAD_SEED)
             module = (
                 _on_meta(auto, config, settings) if device == "meta" else _read(auto, folder, config, settings, head)

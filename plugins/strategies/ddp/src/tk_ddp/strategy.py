@@ -11,20 +11,20 @@ from torch.nn.parallel import DistributedDataParallel
 
 from tk.errors import TkError
 from tk_ddp.options import DdpOptions
-from tk_parallel.strategy import DTYPES, TorchStrategy
+from tk_parallel.strategy import TorchStrategy, autocast
 
 
 class Autocast(nn.Module):
     """Calls a module under autocast, so that every caller of the wrapped module computes in the run's precision."""
 
-    def __init__(self, module: nn.Module, device_type: str, dtype: torch.dtype) -> None:
+    def __init__(self, module: nn.Module, device_type: str, precision: str) -> None:
         super().__init__()
         self.module = module
         self._device_type = device_type
-        self._dtype = dtype
+        self._precision = precision
 
     def forward(self, *arguments: Any, **keywords: Any) -> Any:
-        with torch.autocast(self._device_type, self._dtype):
+        with autocast(self._device_type, self._precision):
             return self.module(*arguments, **keywords)
 
 
@@ -40,7 +40,7 @@ class Ddp(TorchStrategy):
         device = torch.device(self.world.device)
         module = module.to(device)
         if precision != "fp32":
-            module = Autocast(module, device.type, DTYPES[precision])
+            module = Autocast(module, device.type, precision)
         if self.world.size == 1:
             return module
         frozen = [name for name, parameter in module.named_parameters() if not parameter.requires_grad]

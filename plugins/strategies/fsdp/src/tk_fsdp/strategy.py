@@ -28,7 +28,6 @@ class Fsdp(TorchStrategy):
         mesh = init_device_mesh(device.type, (self.world.size,))
         dtype = None if precision == "fp32" else DTYPES[precision]
         reduce = None if precision == "fp32" else torch.float32
-        module = module.to(device)
         reshard = self._options.reshard_after_forward
         for block in blocks(module, self._options.blocks):
             policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=reduce)

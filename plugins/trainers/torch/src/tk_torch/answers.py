@@ -17,6 +17,7 @@ from tk.inference import default_engine
 from tk.sample import Sample, sequence_names
 from tk_data.prepare import EvalPrompt
 from tk_torch.assemble import Parts
+from tk_torch.precision import computing
 from tk_torch.seeds import full_state, set_full_state
 
 AMONG = 100
@@ -67,7 +68,7 @@ def _generated(plan: Plan, parts: Parts, session: Session, count: int) -> Found:
     engine: Engine = default_engine(plan).build(model=parts.policy)
     parts.scored.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), computing(plan, device):
             found = engine.generate([Request(e.ids, sampling, stop_ids, e.media) for e in encodings])
     finally:
         engine.close()

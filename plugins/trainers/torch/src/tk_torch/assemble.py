@@ -20,6 +20,7 @@ from tk_data.prepare import Prepared, prepare
 from tk_tensor.given import Collate, with_given
 from tk_tensor.packing import probe_packing, probe_shared_prefix
 from tk_tensor.scored import ScoredModel, build_scored
+from tk_torch.precision import keep_updates, loaded_in, probing
 from tk_torch.settings import Configured
 from tk_torch.start import Start
 
@@ -88,22 +89,30 @@ def assemble(plan: Plan, world: World, *, device: str, start: Start | None = Non
         method.check(Configured(plan))
     rewards = scorers(plan)
     taking_part = [role for role in method.roles() if not (precomputed and role.precomputed)]
-    models, tuners = _models(plan, taking_part, device, start)
+    if device == "cpu" != world.device and "flash" in plan.config.model.attention:
+        raise UsageError(
+            f"strategy {plan.one('strategy').name}: the model is looked at on the CPU before it is sharded, where "
+            f"{plan.config.model.attention} does not run: use --model.attention sdpa."
+        )
+    models, tuners = _models(plan, taking_part, device, loaded_in(plan, world.device), start)
     if not tuners:
         raise UsageError(f"method {plan.one('method').name}: none of its roles is trained.")
     roles = _untuned(taking_part, models, tuners, start)
     policy = models[next(iter(tuners))]
-    _check_packing(plan, models)
+    with probing(plan, world.device):
+        _check_packing(plan, models)
     notes: list[str] = []
     template: Template = plan.one("template").build(tokenizer=policy.tokenizer, media=policy.media)
     data = prepare(plan, template, method, max_length=policy.max_length)
     if hasattr(method, "examine"):
         notes += method.examine(data.train)
     config = plan.config
+    with probing(plan, world.device):
+        shared_prefix = _shares_prefixes(plan, models, notes)
     layout = layout_for(
         config.data,
         policy.tokenizer,
-        shared_prefix=_shares_prefixes(plan, models, notes),
+        shared_prefix=shared_prefix,
         media=policy.media,
         touch=data.train.media_types | data.eval.media_types,
     )
@@ -122,12 +131,13 @@ def assemble(plan: Plan, world: World, *, device: str, start: Start | None = Non
         max_length=data.limit.max_length,
         workers=config.data.workers,
     )
-    scored = build_scored(models, roles, tuners[next(iter(tuners))])
+    with probing(plan, world.device):
+        scored = build_scored(models, roles, tuners[next(iter(tuners))])
     scoring = Scoring(rewards, data.columns)
     return Parts(method, collate, roles, models, tuners, template, data, layout, loader, scored, scoring, notes)
 
 
-def load(plan: Plan, role: Role, device: str) -> LoadedModel:
+def load(plan: Plan, role: Role, device: str, dtype: str) -> LoadedModel:
     """The model of a role that has a module of its own, as its checkpoint is."""
     settings = plan.config.model
     family = family_of(plan.registry, role.checkpoint).build() if role.checkpoint else plan.family.build()
@@ -135,7 +145,7 @@ def load(plan: Plan, role: Role, device: str) -> LoadedModel:
     model: LoadedModel = family.load(
         path,
         device=device,
-        dtype=settings.dtype,
+        dtype=dtype,
         head=role.head,
         attention=settings.attention,
         trust_remote_code=settings.trust_remote_code,
@@ -166,17 +176,18 @@ def described(plan: Plan, parts: Parts, world: World, steps: int) -> TrainPlan:
 
 
 def _models(
-    plan: Plan, roles: Sequence[Role], device: str, start: Start | None
+    plan: Plan, roles: Sequence[Role], device: str, dtype: str, start: Start | None
 ) -> tuple[dict[str, LoadedModel], dict[str, Tuner]]:
     models: dict[str, LoadedModel] = {}
     tuners: dict[str, Tuner] = {}
     for role in roles:
         if role.of:
             continue
-        model = models[role.name] = load(plan, role, device)
+        model = models[role.name] = load(plan, role, device, dtype)
         if role.trainable:
             tuner: Tuner = plan.one("tuner").build()
             tuner.attach(model)
+            keep_updates(plan, model.module)
             if start and not tuners:
                 start.load_into(role.name, model, tuner)
             tuners[role.name] = tuner

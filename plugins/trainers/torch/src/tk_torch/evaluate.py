@@ -118,7 +118,7 @@ def evaluate(
                     _record_window(records, parts, strategy, world, held)
                     held = []
             elif indices:
-                _record(records, parts, outputs, moved, indices, world.device)
+                _record(records, parts, on_cpu(outputs), batch, indices)
         if held:
             _record_window(records, parts, strategy, world, held)
     told("evaluation", done, done)
@@ -133,13 +133,16 @@ def evaluate(
     return Evaluation(sets, summary(found, coefs, resamples, seed))
 
 
-def _record(
-    records: Records, parts: Parts, outputs: Mapping[str, Rows], batch: Batch, indices: Sequence[int], device: str
-) -> None:
+def on_cpu(outputs: Mapping[str, Rows]) -> dict[str, Rows]:
+    """Statistics where they are taken apart row by row, which would wait for the device at each."""
+    return {key: {name: value.cpu() for name, value in rows.items()} for key, rows in outputs.items()}
+
+
+def _record(records: Records, parts: Parts, outputs: Mapping[str, Rows], batch: Batch, indices: Sequence[int]) -> None:
     """A record for each example of the batch; one for all of them where they cannot be told apart."""
     method = parts.method
     step = method.loss(outputs, batch, reduce_for(batch))
-    singles = [to_device(alone(method.collate, parts.data.eval[i], parts.layout), device) for i in indices]
+    singles = [alone(method.collate, parts.data.eval[i], parts.layout) for i in indices]
     steps = split(method, outputs, batch, singles)
     if steps is None or not _agree(step, steps):
         records.add(indices, step, batch.weights)
@@ -163,9 +166,9 @@ def _record_window(
     joined, _ = joined_outputs(strategy, world, parts.method.passes(window[0]), window, outputs)
     totals = {name: math.fsum(own[name] for own in weights) for name in weights[0]}
     batch = joined_batch(strategy, world, window, totals)
-    step = parts.method.loss(joined, batch, reduce_for(batch))
     if world.rank == 0:
-        records.add_each(order, step, weights)
+        on_host = to_device(batch, "cpu")
+        records.add_each(order, parts.method.loss(on_cpu(joined), on_host, reduce_for(on_host)), weights)
 
 
 def alone(collate: Collate, example: Example, layout: Layout) -> Batch:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -20,13 +18,12 @@ from tk_data.examples import ExampleSet
 from tk_tensor.given import divided, value_name
 from tk_torch import files
 from tk_torch.assemble import Parts
-from tk_torch.evaluate import Told, alone
+from tk_torch.evaluate import Told, alone, on_cpu
 from tk_torch.ranks import on_rank_0
 from tk_torch.record import PRECOMPUTED
+from tk_torch.resume import fingerprint
 
 COUNTS, ROWS = "counts", "rows"
-SPLITS = {"train": ("train",), "eval": ("eval", "held out")}
-"""Which parts of the report each set of examples is of."""
 
 
 def compute(parts: Parts, session: Session, strategy: Strategy, folder: Path, batch_size: int, told: Told) -> None:
@@ -66,13 +63,6 @@ def read(parts: Parts, folder: Path) -> None:
             _give(examples, {key: stored.get_tensor(key) for key in stored.keys()})  # noqa: SIM118
 
 
-def fingerprint(parts: Parts, name: str, examples: ExampleSet) -> str:
-    """Of the content of the sources, of which rows they gave, and how long each is."""
-    sources = [source.fingerprint for source in parts.data.report.of(*SPLITS[name]).sources]
-    rows = [examples.origin(i) for i in range(len(examples))]
-    return hashlib.sha256(json.dumps([sources, rows, examples.lengths.tolist()]).encode()).hexdigest()
-
-
 def _sets(parts: Parts) -> dict[str, ExampleSet]:
     return {name: s for name, s in (("train", parts.data.train), ("eval", parts.data.eval)) if len(s)}
 
@@ -97,7 +87,7 @@ def _computed(
         (outputs,) = session.score([batch], [p for p in parts.method.passes(batch) if p.role in roles])
         members += indices
         samples = [alone(collate, examples[i], parts.layout).rows for i in indices]
-        parted = divided(outputs, batch, samples) if indices else []
+        parted = divided(on_cpu(outputs), batch, samples) if indices else []
         for key, stats in outputs.items():
             for stat, value in stats.items():
                 if value.ndim != 1:
@@ -112,7 +102,7 @@ def _computed(
     found: dict[str, Tensor] = {}
     for name, values in own.items():
         counts = gathered(torch.tensor([len(value) for value in values], dtype=torch.int64))
-        pieces = gathered(torch.cat([torch.zeros(0, device=world.device), *values])).split(counts.tolist())
+        pieces = gathered(torch.cat([torch.zeros(0), *values])).split(counts.tolist())
         found[name] = torch.cat([pieces[i] for i in order.tolist()])
         found[f"{name}/{COUNTS}"] = counts[order]
     return found

@@ -16,6 +16,7 @@ from tk.inference import default_engine
 from tk.sample import Sample
 from tk_parallel.processes import exchange
 from tk_torch.assemble import Parts, load
+from tk_torch.precision import computing
 from tk_torch.ranks import together
 from tk_torch.settings import Configured
 from tk_torch.speed import Speed
@@ -51,7 +52,7 @@ class Running(Configured):
     def _generate(self, requests: Sequence[Request]) -> list[list[Completion]]:
         self._module.eval()
         try:
-            with self._speed.phase("generate"), torch.no_grad():
+            with self._speed.phase("generate"), torch.no_grad(), computing(self._plan, self.world.device):
                 return self._engine.generate(requests)
         finally:
             self._parts.training_mode(self._module)
@@ -97,8 +98,8 @@ class Running(Configured):
             return
         first = self._parts.first
         role = next(role for role in self._parts.roles if role.name == first)
-        with torch.random.fork_rng():
-            model = load(self._plan, role, "cpu")
+        with torch.random.fork_rng(devices=[]):
+            model = load(self._plan, role, "cpu", "fp32")
             tuner = self._plan.one("tuner").build()
             tuner.attach(model)
         known = dict(model.module.named_parameters())

@@ -40,7 +40,7 @@ class Sums:
     terms: dict[str, Tensor] = field(default_factory=dict)
     coefs: dict[str, float] = field(default_factory=dict)
     metrics: dict[str, Tensor | float] = field(default_factory=dict)
-    weights: dict[str, float] = field(default_factory=dict)
+    weights: dict[str, Tensor | float] = field(default_factory=dict)
     parts: list[tuple[Tensor, Sequence[str]]] = field(default_factory=list)
 
     def add(self, step: Step, origins: Sequence[str]) -> None:
@@ -50,19 +50,24 @@ class Sums:
             self.terms[name] = self.terms[name] + value if name in self.terms else value
             self.coefs[name] = term.coef
         for name, (value, weight) in step.metrics.items():
-            value = value.detach().sum() if isinstance(value, Tensor) else float(value)
-            self.metrics[name] = self.metrics[name] + value if name in self.metrics else value
-            self.weights[name] = self.weights.get(name, 0.0) + float(weight)
+            for sums, part in ((self.metrics, value), (self.weights, weight)):
+                part = part.detach().sum() if isinstance(part, Tensor) else float(part)
+                sums[name] = sums[name] + part if name in sums else part
 
     def plain(self) -> dict[str, dict[str, float]]:
         """The same as numbers; waits for the device once."""
-        values = [*self.terms.values(), *self.metrics.values()]
-        tensors = [value.double().reshape(()) for value in values if isinstance(value, Tensor)]
+        kinds: dict[str, Mapping[str, Tensor | float]] = {
+            "terms": self.terms,
+            "metrics": self.metrics,
+            "weights": self.weights,
+        }
+        tensors = [v.double().reshape(()) for own in kinds.values() for v in own.values() if isinstance(v, Tensor)]
         told = iter(torch.stack(tensors).tolist() if tensors else ())
-        numbers = [next(told) if isinstance(value, Tensor) else value for value in values]
-        terms = dict(zip(self.terms, numbers, strict=False))
-        metrics = dict(zip(self.metrics, numbers[len(terms) :], strict=True))
-        return {"terms": terms, "coefs": self.coefs, "metrics": metrics, "weights": self.weights}
+        found = {
+            kind: {name: next(told) if isinstance(value, Tensor) else value for name, value in own.items()}
+            for kind, own in kinds.items()
+        }
+        return {**found, "coefs": self.coefs}
 
     def broken(self) -> list[str]:
         """Origins of the rows whose sum is not finite."""
@@ -184,14 +189,15 @@ def figures(told: Sequence[Mapping[str, Mapping[str, float]]], totals: Mapping[s
 
 
 def to_device(batch: Batch, device: str) -> Batch:
-    """The batch with its tensors on the device; itself on a CPU."""
-    if device == "cpu":
+    """The batch with its tensors on the device; itself where they are there already."""
+    there = {value.device for value in batch.fields.values() if isinstance(value, Tensor)}
+    if there <= {torch.device(device)}:
         return batch
 
     def moved(value: Any) -> Any:
         if isinstance(value, Mapping):
             return {name: moved(each) for name, each in value.items()}
-        return value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
+        return value.to(device, non_blocking=device != "cpu") if isinstance(value, Tensor) else value
 
     return replace(batch, inputs=moved(batch.inputs), fields=moved(batch.fields))
 
