@@ -182,6 +182,24 @@ def test_a_file_of_prompts_is_answered_and_scored(lora, inputs, squares, tmp_pat
     assert json.loads(again.out) == rows
 
 
+def test_rows_that_are_named_are_those_that_are_answered(lora, inputs, tmp_path, command):
+    (tmp_path / "one.jsonl").write_text('{"prompt": "2 times 2?"}\n')
+    for source in (("-c", lora / "config.yaml"), ("--run", lora)):
+        done = command("infer", *source, "--input", tmp_path / "one.jsonl", "--sampling.max-tokens", "1", "--json")
+        assert done.code == 0, done.err
+        (row,) = json.loads(done.out)
+        assert row["origin"] == f"{tmp_path / 'one.jsonl'}:1"
+
+
+def test_plugin_files_of_a_config_and_of_the_command_are_saved_together(tmp_path, command):
+    for name in ("brevity", "length"):
+        (tmp_path / f"{name}.py").write_text(REWARD.replace("brevity", name))
+    (tmp_path / "run.yaml").write_text(f"plugins: {{files: [{tmp_path / 'brevity.py'}]}}\n")
+    shown = command("config", "show", tmp_path / "run.yaml", "--plugin", tmp_path / "length.py").out
+    assert "brevity.py" in shown
+    assert "length.py" in shown
+
+
 def test_what_a_run_was_trained_on_is_not_answered_unasked(lora, command):
     done = command("infer", "--run", lora)
     assert (done.code, done.err.strip()) == (2, "Error: data: there are no rows: --input FILE.")

@@ -17,7 +17,7 @@ SCRIPT = Path(__file__).parents[1] / "plugins/trainers/torch/tests/killed_runs.p
 FORWARD = "transformers.models.llama.modeling_llama:LlamaModel.forward"
 LOADING = "tk_torch.trainer:assemble"
 UPDATE = "torch.optim:AdamW.step"
-REWARDS = "tk_torch.session:score"
+REWARDS = "tk.scoring:Scoring.__call__"
 EVALUATION = "tk_torch.trainer:evaluate"
 
 

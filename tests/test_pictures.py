@@ -109,7 +109,11 @@ def test_labels(place: Path, tmp_path: Path) -> None:
 
 def test_vectors(place: Path, tmp_path: Path) -> None:
     rows = [
-        {"query": "<image>" * len(p) + "x" * (i + 1) + str(i), "images": [f"{n}.png" for n in p], "positive": f"{i}" + "y" * (9 - i)}
+        {
+            "query": "<image>" * len(p) + "x" * (i + 1) + str(i),
+            "images": [f"{n}.png" for n in p],
+            "positive": f"{i}" + "y" * (9 - i),
+        }
         for i, p in enumerate(SHOWN)
     ]
     check_method(config(place, tmp_path, rows, method="embedding"), tmp_path, strategies=("ddp", "fsdp"))

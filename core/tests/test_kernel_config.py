@@ -8,11 +8,13 @@ import pytest
 
 from tk.config.files import listed, schema, to_yaml
 from tk.config.resolve import chosen_kinds, resolve, sections_of
+from tk.config.sections import FIXED
 from tk.config.tree import from_environment, from_flags, from_mapping, from_yaml
 from tk.errors import ConfigError
 from tk.files import cache_root
 from tk.plugins import Selection, load
 from tk.registry import Registry
+from tk.specs import KERNEL_SECTIONS
 
 SOURCE = """
     from dataclasses import dataclass, field
@@ -139,6 +141,27 @@ def test_choosing_another_component_drops_the_former_ones_options(read):
     assert read("tuner: {name: lora, rank: 4}", flags=[("tuner", "full")]).chosen["tuner"].name == "full"
 
 
+def test_another_checkpoint_keeps_what_is_not_about_the_former_one(read):
+    text = "model: {name: my/smollm, dtype: bf16, attention: eager, revision: main}"
+    model = read(text, flags=[("model", "smollm")]).model
+    assert (model.dtype, model.attention, model.revision) == ("bf16", "eager", None)
+
+
+def test_naming_a_component_again_keeps_its_options(read):
+    assert read("losses: {dft: 0.5}", flags=[("losses", "dft")]).groups["losses"]["dft"].weight == 0.5
+    assert read("losses: {dft: {weight: 0.5}}", flags=[("losses", "dft")]).groups["losses"]["dft"].weight == 0.5
+    assert list(read("losses: {dft: false, causal-lm: 1}", flags=[("losses", "dft")]).groups["losses"]) == [
+        "causal-lm",
+        "dft",
+    ]
+
+
+@pytest.mark.parametrize("off", ["false", "null"])
+def test_a_flag_takes_a_component_out(off, read):
+    losses = read("losses: {dft: 0.5, causal-lm: 1}", flags=[("losses.dft", off)]).groups["losses"]
+    assert list(losses) == ["causal-lm"]
+
+
 def test_yaml_keeps_what_was_written(read):
     config = read("optim: {lr: 1e-5}\noutput: {dir: off}\ntuner: {targets: 'yes'}\n")
     assert config.chosen["optim"].options.lr == 1e-5
@@ -192,6 +215,7 @@ def test_a_mistake_names_its_path_and_place_and_the_mend(text, read):
     [
         (("tuner.rnak", "4"), "Did you mean 'rank'"),
         (("tuner.rank", "x"), "tuner.rank: .*'x' is not int"),
+        (("tuner.targets", "[q_proj"), r"tuner.targets: '\[q_proj' is not valid YAML"),
         (("trian.seed", "1"), "Did you mean 'train'"),
     ],
 )
@@ -240,6 +264,10 @@ def test_values_from_python_are_the_same_path(registry):
     config = resolve(registry, [tree])
     assert config.chosen["tuner"].options.rank == 4
     assert config.output.dir == "x"
+
+
+def test_the_kernels_own_sections_are_those_that_kinds_may_not_take():
+    assert set(KERNEL_SECTIONS) == set(FIXED)
 
 
 def test_the_cache_is_where_the_environment_says() -> None:

@@ -75,6 +75,11 @@ BROKEN = {
         "def tk_kinds():\n    return [KindSpec(name='losses', singular='loss', summary='mine')]",
         "the kind 'losses' exists already",
     ),
+    "a section that exists": (
+        "from tk import KindSpec, hookimpl\n@hookimpl\n"
+        "def tk_kinds():\n    return [KindSpec(name='mine', singular='mine', summary='mine', section='tuner')]",
+        "the config section 'tuner' of the kind 'mine' exists already",
+    ),
 }
 
 
@@ -195,7 +200,7 @@ def test_listing_imports_no_target(install, found, site):
     install("tk-plugin-good", good(module="heavy_target"))
     registry = plugins.load(Selection(), found=found())
     assert registry.names("rewards") == ["good"]
-    with pytest.raises(RuntimeError, match="imported"):
+    with pytest.raises(TkError, match="cannot be loaded from 'heavy_target:Made': imported"):
         registry.get("rewards", "good").target()
 
 

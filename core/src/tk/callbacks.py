@@ -11,6 +11,9 @@ from tk.contracts import Checkpoint, Control
 class Base:
     """Does nothing. Subclasses with state override `state` and `load` together."""
 
+    def check(self, figures: Mapping[str, float]) -> None:
+        """Before the first step; `figures`: of an evaluation, none where nothing is held out."""
+
     def on_step(self, control: Control, metrics: Mapping[str, float]) -> None:
         """After an optimizer step. `metrics`: loss, lr, grad_norm and what the method reports."""
 

@@ -94,9 +94,9 @@ def staged(folder: Path, last: str = "config.json") -> Iterator[Path]:
     work = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         yield work
-        for file in work.iterdir():
-            file.chmod(0o644)
-            sync(file)
+        for path in work.rglob("*"):
+            path.chmod(0o755 if path.is_dir() else 0o644)
+            sync(path)
         sync(work)
         work.chmod(0o755)
         if folder.exists():
@@ -110,8 +110,10 @@ def staged(folder: Path, last: str = "config.json") -> Iterator[Path]:
 
 def _move_into(work: Path, folder: Path, last: str) -> None:
     (folder / last).unlink(missing_ok=True)
-    for file in sorted(work.iterdir(), key=lambda file: file.name == last):
-        file.replace(folder / file.name)
+    for path in sorted(work.iterdir(), key=lambda path: path.name == last):
+        if path.is_dir() and (folder / path.name).is_dir():
+            shutil.rmtree(folder / path.name)
+        path.replace(folder / path.name)
     sync(folder)
 
 

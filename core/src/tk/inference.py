@@ -15,7 +15,17 @@ from typing import Any
 
 from tk.compose import Plan
 from tk.config.resolve import Chosen
-from tk.contracts import LM_HEAD, Completion, Engine, Head, LoadedModel, Medium, Request, Template, Tuner
+from tk.contracts import (
+    LM_HEAD,
+    Completion,
+    Engine,
+    Head,
+    LoadedModel,
+    Medium,
+    Request,
+    Template,
+    Tuner,
+)
 from tk.errors import DataError, TkError, UsageError
 from tk.rows import Reading, open_source
 from tk.sample import Message, Part, Sample
@@ -68,7 +78,9 @@ def load(plan: Plan, run: Path | None, head: Head = LM_HEAD) -> tuple[LoadedMode
         return model, None
     final = run / "final"
     if not final.is_dir():
-        raise UsageError(f"{run}: this run is not finished (it has no final/); go on with `tk train --resume`.")
+        raise UsageError(
+            f"{run}: this run is not finished (it has no final/); go on with `tk train --run {run} --resume`."
+        )
     tuner: Tuner = plan.one("tuner").build()
     tuner.attach(model)
     tuner.load(model, final)
@@ -205,12 +217,9 @@ class Answers:
     def _prompts(self) -> Iterator[Sample]:
         """The rows' conversations up to where the assistant is to speak: a reference answer at the end is left out."""
         for sample in samples_of(self._readings):
-            messages = sample.messages
-            while messages and messages[-1].role == "assistant":
-                messages = messages[:-1]
-            if not messages:
+            if not sample.asked:
                 raise DataError(f"{sample.origin}: there is nothing to answer: no message before the assistant's.")
-            yield replace(sample, messages=messages)
+            yield replace(sample, messages=sample.asked)
 
     def _answers(self, loaded: Runtime, prompts: Sequence[Sample], scoring: Scoring) -> Iterator[Answer]:
         results = generate(self._plan, loaded, prompts)
@@ -275,8 +284,10 @@ class Conversation:
 def export(plan: Plan, run: Path | None, folder: Path, format: str) -> Path:
     """Merge what `run` has trained and write it with the exporter `format`."""
     exporter: Any = plan.registry.get("exporters", format).build()
-    if folder.exists() and any(folder.iterdir()):
-        raise UsageError(f"--to {folder}: the folder is not empty; name a new one.")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError(
+            f"--to {folder}: {'the folder is not empty' if folder.is_dir() else 'it is a file'}; name a new one."
+        )
     model, tuner = load(plan, run)
     if tuner is not None:
         tuner.merge(model)

@@ -21,7 +21,7 @@ from tk import hookspecs, local
 from tk.capabilities import CAPABILITIES, is_known
 from tk.errors import TkError, UsageError, nearest
 from tk.registry import Component, Plugin, Registry
-from tk.specs import KINDS, TK_API, KindSpec, Spec
+from tk.specs import KERNEL_SECTIONS, KINDS, TK_API, KindSpec, Spec
 
 GROUP = "tk"
 _DIALECTS = "dialects"
@@ -151,6 +151,9 @@ class _Loader:
                 raise ValueError(f"the kind {kind.name!r} exists already")
             if kind.name in self.kinds:
                 continue
+            taken = {*KERNEL_SECTIONS, *(known.section for known in self.kinds.values())}
+            if kind.section and kind.section in taken:
+                raise ValueError(f"the config section {kind.section!r} of the kind {kind.name!r} exists already")
             self.kinds[kind.name] = kind
             self.manager.add_hookspecs(type(kind.hook, (), {kind.hook: staticmethod(_open_hook(kind))}))
 

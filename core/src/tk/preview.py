@@ -123,7 +123,7 @@ class _Maker:
     def _sequences(self, batch: Batch, sample: Sample) -> Iterator[Laid]:
         """The rows of a batch; of a method that trains on what is generated, the prompt."""
         if "input_ids" not in batch.inputs:
-            prompt = replace(sample, messages=_prompt(sample))
+            prompt = replace(sample, messages=sample.asked)
             (encoding,) = self.template.encode([prompt], generation=True)
             yield Laid("prompt", self._tokens(list(encoding.ids), {}))
             return
@@ -150,13 +150,6 @@ class _Maker:
             else:
                 found.append(Token(self.model.tokenizer.decode([token]), weights.get(place, 0.0)))
         return found
-
-
-def _prompt(sample: Sample) -> tuple[Any, ...]:
-    messages = sample.messages
-    while messages and messages[-1].role == "assistant":
-        messages = messages[:-1]
-    return messages
 
 
 def _shared(sequences: Sequence[Laid]) -> int:

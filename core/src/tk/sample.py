@@ -75,6 +75,14 @@ class Sample:
     ended: bool = False
 
     @property
+    def asked(self) -> tuple[Message, ...]:
+        """The conversation up to where the assistant is to speak: answers at its end are left out."""
+        turns = len(self.messages)
+        while turns and self.messages[turns - 1].role == "assistant":
+            turns -= 1
+        return self.messages[:turns]
+
+    @property
     def columns(self) -> Mapping[str, Any]:
         """What rewards may read of the row: `extras`, and its label where it has one."""
         return self.extras if self.label is None else {"label": self.label, **self.extras}

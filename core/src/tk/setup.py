@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,14 @@ from tk.registry import Registry
 class Given:
     """What a user gave, from the weakest to the strongest: environment, run, files, values, flags.
 
-    run: folder of a former run whose config.yaml comes first. forget: paths of it that are left out.
+    run: folder of a former run whose config.yaml comes first. forget: paths of it that are left out; instead: paths that
+    are left out of files and values too, since flags say something else.
     files: YAML files. values: mappings from Python. flags: ("tuner.rank", "8") pairs. plugin_files: --plugin.
     """
 
     run: Path | None = None
     forget: Sequence[Key] = ()
+    instead: Sequence[Key] = ()
     files: Sequence[Path] = ()
     values: Sequence[Mapping[str, Any]] = ()
     flags: Sequence[tuple[str, str]] = ()
@@ -58,12 +61,15 @@ def resolver(given: Given) -> Resolver:
     raw = [from_yaml(path) for path in _files(given)] + [from_mapping(v, "the call") for v in given.values]
     for path in given.forget if given.run else ():
         raw[0].drop(path)
-    registry = plugins.load(_selection(given, raw))
+    for tree, path in product(raw, given.instead):
+        tree.drop(path)
+    selection = _selection(given, raw)
+    registry = plugins.load(selection)
     chosen = chosen_kinds(registry)
     environment = from_environment(sections_of(registry), given.environ)
     layers = [environment, *(tree.expanded(chosen) for tree in raw), from_flags(given.flags, chosen)]
-    if given.plugin_files:
-        layers.append(from_mapping({"plugins": {"files": list(given.plugin_files)}}, "--plugin"))
+    if given.plugin_files:  # beside those that a config names
+        layers.append(from_mapping({"plugins": {"files": list(selection.files)}}, "--plugin"))
     return Resolver(registry, layers)
 
 
@@ -100,7 +106,8 @@ def _selection(given: Given, raw: Sequence[Tree]) -> Selection:
     """Which plugins may be loaded: by the environment, the config's `plugins` section, its flags and --plugin."""
     selection = Selection.from_environment(given.environ)
     flags = from_flags([(n, t) for n, t in given.flags if n.split(".")[0] == "plugins"], {})
-    for tree in (*raw, flags):
+    variables = {name: text for name, text in given.environ.items() if name.startswith("TK_PLUGINS__")}
+    for tree in (from_environment(["plugins"], variables), *raw, flags):
         node = tree.get(("plugins",), {})
         if not isinstance(node, Mapping):
             raise ConfigError(f"plugins: expected a mapping, got {node!r} (set by {tree.origin(('plugins',))})")

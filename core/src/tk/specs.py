@@ -211,6 +211,9 @@ class KindSpec:
         return "tk_" + self.name.replace("-", "_")
 
 
+KERNEL_SECTIONS = ("model", "data", "media", "train", "eval", "plugins", "report", "output", "sampling")
+"""Config sections with fields of the kernel's own (tk.config.sections.FIXED)."""
+
 KINDS: tuple[KindSpec, ...] = (
     KindSpec(
         name="models", singular="model", spec=ModelSpec, contract="tk.contracts:ModelFamily", summary="Model families."

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import os
+import shlex
 import shutil
 import sys
 import textwrap
@@ -131,10 +132,11 @@ def _reading(given: Given, input: Path | None, to: Path | None) -> Given:
     """What was given, with `input` as the rows instead of those that a run was trained on."""
     if to is not None and to.exists():
         raise UsageError(f"--to {to}: the file exists; name a new one.")
-    given = replace(given, forget=TRAINED_ON)
+    given = replace(given, forget=(*TRAINED_ON, ("rewards",)))
     if input is None:
         return given
-    return replace(given, flags=[*given.flags, ("data.sources.input.path", str(input))])
+    instead = (("data", "sources"),)
+    return replace(given, instead=instead, flags=[*given.flags, ("data.sources.input.path", str(input))])
 
 
 def data_preview(
@@ -265,7 +267,7 @@ def _print_result(result: TrainResult) -> None:
     if result.dropped:
         print(f"{result.dropped} steps were left out: a loss or gradient was not finite")
     if not (result.output / "final").is_dir():
-        print(f"stopped by {result.stopped}; go on with the same command and --resume\nrun      {result.output}")
+        print(f"stopped by {result.stopped}; go on with: tk train --run {shlex.quote(str(result.output))} --resume")
         return
     if result.stopped:
         print(f"ended early: {result.stopped}")

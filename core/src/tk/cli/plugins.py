@@ -129,13 +129,15 @@ def component_problems(component: Component) -> list[str]:
     try:
         config = component.config()
         component.target()
+        if config is None:
+            return []
+        if not is_options(config):
+            return [f"{component.label}: {config.__name__} is not a frozen dataclass"]
+        return [f"{component.label}: option {o.name!r} has no text" for o in options_of(config) if not o.text]
     except TkError as error:
         return [str(error)]
-    if config is None:
-        return []
-    if not is_options(config):
-        return [f"{component.label}: {config.__name__} is not a frozen dataclass"]
-    return [f"{component.label}: option {o.name!r} has no text" for o in options_of(config) if not o.text]
+    except Exception as error:  # noqa: BLE001 - annotations that cannot be read run code too
+        return [f"{component.label}: its options cannot be read: {type(error).__name__}: {error}"]
 
 
 def _metadata_problems() -> list[dict[str, str]]:

@@ -14,6 +14,7 @@ import msgspec
 from tk.config.options import Option, accepts, options_of, type_name
 from tk.config.sections import (
     FIXED,
+    KEPT,
     DataSection,
     EvalSection,
     MediaSection,
@@ -113,7 +114,7 @@ class Resolver:
         self.registry = registry
         self.sections = sections_of(registry)
         self.tree = Tree()
-        one = ["model", *(s for s, k in chosen_kinds(registry).items() if k == "one")]
+        one = {"model": KEPT, **{s: () for s, k in chosen_kinds(registry).items() if k == "one"}}
         for layer in layers:
             self.tree.merge(layer, choosing=one)
         for section in self.tree.values:
@@ -150,7 +151,7 @@ class Resolver:
         """The components of a section that holds several, by the key they stand under."""
         found = {}
         for key, value in self._section(kind.section).items():
-            if value is None or value is False:
+            if value is None or value is False or value in ("false", "null"):  # a flag's text
                 continue
             path = (kind.section, key)
             if kind.selects == "named":
@@ -316,7 +317,10 @@ class Resolver:
         """A raw value as the type that its option asks for; nested dataclasses are walked key by key."""
         plain = get_args(kind)[0] if hasattr(kind, "__metadata__") else kind
         if isinstance(value, str):
-            value = parse_text(value, plain)
+            try:
+                value = parse_text(value, plain)
+            except ValueError as error:
+                raise self.error(path, f"{error}.") from error
         if dataclasses.is_dataclass(plain) and isinstance(plain, type) and isinstance(value, Mapping):
             return self._made(path, plain, self._values(path, value, options_of(plain)))
         inner = get_args(plain)[-1] if get_origin(plain) is dict else None
@@ -330,14 +334,21 @@ class Resolver:
 
 
 def parse_text(text: str, kind: Any) -> Any:
-    """A flag's or variable's text where a list or mapping is asked for: YAML in brackets, or words with commas."""
+    """A flag's or variable's text where a list or mapping is asked for: YAML in brackets, or words with commas.
+
+    Raises ValueError for what is in brackets and no YAML.
+    """
     takes_list, takes_dict, takes_text = (accepts(kind, plain) for plain in (list, dict, str))
     if (takes_list and text.startswith("[")) or (takes_dict and text.startswith("{")):
         from ruamel.yaml import YAML
+        from ruamel.yaml.error import YAMLError
 
         from tk.config.tree import plain
 
-        return plain(YAML(typ="safe", pure=True).load(text))
+        try:
+            return plain(YAML(typ="safe", pure=True).load(text))
+        except YAMLError as error:
+            raise ValueError(f"{text!r} is not valid YAML") from error
     if takes_list and ("," in text or not takes_text):
         return [word.strip() for word in text.split(",") if word.strip()]
     return text

@@ -18,7 +18,10 @@ class ModelSection:
     revision: Annotated[str | None, doc("Branch, tag or commit on the hub.")] = None
     dtype: Annotated[
         Literal["auto", "fp32", "bf16", "fp16"],
-        doc("Type of the weights in memory; auto: fp32 on a CPU, else the checkpoint's own."),
+        doc(
+            "Type of the weights in memory; auto: fp32 on a CPU and where train.precision is fp32, else the checkpoint's own "
+            "for those that are frozen, and fp32 for those that are trained."
+        ),
     ] = "auto"
     attention: Annotated[str, doc("Attention implementation of transformers (sdpa, eager, flash_attention_2).")] = (
         "auto"
@@ -88,15 +91,18 @@ class TrainSection:
     micro_batch_size: Annotated[int, doc("Rows of one forward pass of one process.", ge=1)] = 4
     max_grad_norm: Annotated[float | None, doc("Clip gradients to this global norm.", gt=0)] = 1.0
     seed: Annotated[int, doc("Seed of order, dropout and initialisation.", ge=0)] = 0
-    precision: Annotated[Literal["fp32", "bf16", "fp16"], doc("Type of the computation (autocast).")] = "fp32"
+    precision: Annotated[
+        Literal["auto", "fp32", "bf16", "fp16"],
+        doc("Type of the computation (autocast); auto: bf16 on a device that has it, else fp32."),
+    ] = "auto"
     gradient_checkpointing: Annotated[bool, doc("Recompute activations in the backward pass to save memory.")] = False
     checkpointed_groups: Annotated[
         list[str],
         doc("Module groups whose activations are recomputed (language_model, vision_tower …); all unless given."),
     ] = field(default_factory=list)
-    save_every: Annotated[int | None, doc("Optimizer steps between checkpoints; none but the last unless given.")] = (
-        None
-    )
+    save_every: Annotated[
+        int | None, doc("Optimizer steps between checkpoints; none but the last unless given.", ge=1)
+    ] = None
     keep_last: Annotated[int, doc("Checkpoints that are kept, newest first.", ge=1)] = 2
     weights_only: Annotated[bool, doc("Checkpoints without optimizer state: smaller, and not to be resumed.")] = False
     on_nan: Annotated[
@@ -194,6 +200,9 @@ FIXED: Mapping[str, type] = {
     "sampling": Sampling,
 }
 """Sections with fields of the kernel's own. All others belong to a kind (KindSpec.section)."""
+
+KEPT = ("dtype", "attention")
+"""Fields of `model` that stay where another checkpoint is named: they are not about the one before."""
 
 SCALARS: Mapping[str, str] = {"model": "name", "output": "dir"}
 """What a section means when it is a plain word: `model: x` is `model: {name: x}`."""

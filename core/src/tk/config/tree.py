@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -57,16 +57,17 @@ class Tree:
         for known in [p for p in self.origins if p[: len(path)] == path]:
             del self.origins[known]
 
-    def merge(self, other: Tree, choosing: Iterable[str] = ()) -> None:
+    def merge(self, other: Tree, choosing: Mapping[str, Collection[str]] | None = None) -> None:
         """Lay `other` over this one: mappings merge, None removes, everything else replaces.
 
-        choosing: sections that choose one component by `name`; where `other` chooses another one, the options that
-        were meant for the former one are dropped.
+        choosing: sections that choose one component by `name`; where `other` chooses another one, the options that were
+        meant for the former one are dropped: all but those named here.
         """
-        for section in choosing:
+        for section, kept in (choosing or {}).items():
             theirs, ours = other.get((section, "name")), self.get((section, "name"))
             if theirs is not None and ours is not None and theirs != ours:
-                self.drop((section,))
+                for field_ in [name for name in self.get((section,)) if name not in kept]:
+                    self.drop((section, field_))
         self._merge((), other)
 
     def expanded(self, chosen: Mapping[str, str]) -> Tree:
@@ -77,9 +78,12 @@ class Tree:
     def _merge(self, path: Key, other: Tree) -> None:
         for key, value in (other.get(path, {}) if path else other.values).items():
             here = (*path, key)
-            if isinstance(value, Mapping) and value and isinstance(self.get(here), Mapping):
+            ours = self.get(here)
+            if isinstance(value, Mapping) and isinstance(ours, Mapping):
                 self._merge(here, other)
                 continue
+            if value == {} and isinstance(ours, int | float) and not isinstance(ours, bool):
+                continue  # chosen again, and nothing said about the weight that it has
             self.drop(here)
             if value is None and len(here) > 1:
                 self.origins[here] = other.origin(here)

@@ -340,6 +340,8 @@ WORSE = {"role": "assistant", "content": "Go away"}
         {"prompt": [USER], "chosen": [ANSWER], "rejected": [WORSE]},
         {"prompt": [USER], "chosen": ANSWER, "rejected": WORSE},
         {"chosen": [USER, ANSWER], "rejected": [USER, WORSE]},
+        {"prompt": "Hi", "chosen": [USER, ANSWER], "rejected": [USER, WORSE]},
+        {"prompt": [USER], "chosen": [USER, ANSWER], "rejected": "Go away"},
         {"messages": [USER], "chosen": "Hello", "rejected": WORSE},
         {"messages": [USER, ANSWER], "rejected_response": "Go away"},
         {"messages": [USER, ANSWER], "rejected_messages": [USER, WORSE]},

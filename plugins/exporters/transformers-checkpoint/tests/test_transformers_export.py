@@ -11,7 +11,6 @@ from tk_auto.family import AutoFamily
 from tk_conformance.models import checkpoint_keys
 from tk_conformance.tiny import tiny_checkpoint
 from tk_transformers_checkpoint.exporter import TransformersExporter
-from tk_transformers_checkpoint.options import TransformersOptions
 
 
 @pytest.fixture
@@ -22,8 +21,7 @@ def base(tmp_path):
 @pytest.fixture
 def export(tmp_path):
     def run(model, family=None):
-        exporter = TransformersExporter(TransformersOptions())
-        return exporter.export(model, tmp_path / "out", family=family or AutoFamily())
+        return TransformersExporter().export(model, tmp_path / "out", family=family or AutoFamily())
 
     return run
 

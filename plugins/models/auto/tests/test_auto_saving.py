@@ -86,6 +86,16 @@ def test_a_failed_write_leaves_nothing_behind(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_folders_within_can_be_opened_and_replaced(tmp_path: Path) -> None:
+    for text in ("one", "two"):
+        with staged(tmp_path / "out") as work:
+            (work / "part").mkdir(mode=0o700)
+            (work / "part" / "inner.json").write_text(text)
+            (work / "config.json").write_text(text)
+        assert (tmp_path / "out" / "part").stat().st_mode & 0o777 == 0o755
+        assert (tmp_path / "out" / "part" / "inner.json").read_text() == text
+
+
 def test_saving_into_a_folder_keeps_what_else_is_there(tmp_path: Path) -> None:
     base = tiny_checkpoint(tmp_path / "base", vocab=300)
     family = AutoFamily()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -193,6 +194,41 @@ def test_resume_without_a_checkpoint_begins_anew(inputs: Path, tmp_path: Path) -
     assert _same(_weights(first.output), _weights(second.output))
 
 
+@pytest.mark.parametrize("left", ["final", "a broken checkpoint"])
+def test_resume_deletes_nothing_that_was_trained(inputs: Path, tmp_path: Path, left: str) -> None:
+    config = _config(inputs, tmp_path / "run", train={"steps": 2})
+    tk.train(config)
+    if left == "final":
+        shutil.rmtree(tmp_path / "run/checkpoints")
+    else:
+        shutil.rmtree(tmp_path / "run/final")
+        (tmp_path / "run/checkpoints/step-00000002/manifest.json").unlink()
+    before = set((tmp_path / "run").rglob("*"))
+    with pytest.raises(UsageError, match="--resume: .*run has been trained, and there is no whole checkpoint"):
+        tk.train(_resumed(config))
+    assert set((tmp_path / "run").rglob("*")) == before
+
+
+def test_a_run_that_went_on_keeps_no_later_checkpoint(inputs: Path, tmp_path: Path) -> None:
+    config = _config(inputs, tmp_path / "run", train={"keep_last": 1})
+    stopped = {**config, "train": {**config["train"], "keep_last": 2}, "callbacks": {"stop-at": {"step": 4}}}
+    tk.train(stopped)
+    (tmp_path / "run/checkpoints/step-00000004/manifest.json").unlink()
+    with pytest.warns(TkWarning, match="step-00000004"):
+        tk.train(_resumed({**config, "callbacks": stopped["callbacks"]}))
+    assert [path.name for path in (tmp_path / "run/checkpoints").iterdir()] == ["step-00000004"]
+
+
+def test_resume_on_other_rows_is_refused(inputs: Path, tmp_path: Path) -> None:
+    rows = (inputs / "rows.jsonl").read_text().splitlines()
+    (tmp_path / "rows.jsonl").write_text("\n".join(rows) + "\n")
+    config = _config(inputs, tmp_path / "run", data=str(tmp_path / "rows.jsonl"))
+    tk.train(config)
+    (tmp_path / "rows.jsonl").write_text("\n".join(reversed(rows)) + "\n")
+    with pytest.raises(TkError, match="was trained on other rows than the data holds now"):
+        tk.train(_resumed(config))
+
+
 def test_checkpoints_of_weights_only_are_smaller_and_not_resumed(inputs: Path, tmp_path: Path) -> None:
     config = _config(inputs, tmp_path / "run", train={"weights_only": True})
     tk.train(config)
@@ -242,9 +278,32 @@ def test_a_folder_with_another_run_is_refused_before_any_work(inputs: Path, tmp_
     with pytest.raises(UsageError, match="holds another run"):
         tk.train(nonsense)
     assert (tmp_path / "run/run.json").read_bytes() == before
+    (tmp_path / "mine" / "tensorboard").mkdir(parents=True)
+    with pytest.raises(UsageError, match=r"holds another run \(tensorboard\)"):
+        tk.train(_config(inputs, tmp_path / "mine", trackers={"tensorboard": {}}))
     again = _config(inputs, tmp_path / "run", train={"steps": 2})
     result = tk.train({**again, "output": {"dir": str(tmp_path / "run"), "overwrite": True}})
     assert [c.step for c in result.checkpoints] == [2]
+
+
+def test_files_of_others_stay(inputs: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "notes.tmp").write_text("mine")
+    tk.train(_config(inputs, tmp_path / "run", train={"steps": 1}))
+    assert (tmp_path / "run" / "notes.tmp").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("sections", "has"), [({"callbacks": {"early-stopping": {}}}, "none"), ({"eval": {"hold_out": 4}}, "loss")]
+)
+def test_a_figure_that_will_never_be_there_is_told_before_the_first_step(
+    inputs: Path, tmp_path: Path, sections: dict[str, Any], has: str
+) -> None:
+    config = _config(inputs, tmp_path / "run", callbacks={"best-checkpoints": {"metric": "acc"}})
+    with pytest.raises(UsageError, match=rf"callbacks\.\S+metric: the evaluation has no figure .* \(it has: {has}"):
+        tk.train({**config, **sections})
+    assert not list((tmp_path / "run/checkpoints").iterdir())
+    assert '"train"' not in (tmp_path / "run/log.jsonl").read_text()
 
 
 def test_a_bad_row_leaves_nothing_behind(inputs: Path, tmp_path: Path) -> None:

@@ -25,6 +25,9 @@ class BestCheckpoints(Base):
         self.kept: list[tuple[float, str]] = []
         self.figures: dict[int, float] = {}
 
+    def check(self, figures: Mapping[str, float]) -> None:
+        figure(figures, self.options.metric, "best-checkpoints")
+
     def on_eval(self, control: Control, metrics: Mapping[str, float]) -> None:
         value = figure(metrics, self.options.metric, "best-checkpoints")
         # Only this step's figure can still meet its checkpoint.

@@ -25,6 +25,9 @@ class ReduceLrOnPlateau(Base):
         self.cooldown = 0
         self.scale = 1.0
 
+    def check(self, figures: Mapping[str, float]) -> None:
+        figure(figures, self.options.metric, "reduce-lr-on-plateau")
+
     def on_eval(self, control: Control, metrics: Mapping[str, float]) -> None:
         options = self.options
         value = figure(metrics, options.metric, "reduce-lr-on-plateau")

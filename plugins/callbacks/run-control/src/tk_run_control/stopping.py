@@ -20,6 +20,9 @@ class EarlyStopping(Base):
         self.best_step = 0
         self.waited = 0
 
+    def check(self, figures: Mapping[str, float]) -> None:
+        figure(figures, self.options.metric, "early-stopping")
+
     def on_eval(self, control: Control, metrics: Mapping[str, float]) -> None:
         options = self.options
         value = figure(metrics, options.metric, "early-stopping")

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from tk.contracts import Batch, Example, Limit, Medium, Template
 from tk.errors import DataError
-from tk.sample import Sample
+from tk.sample import Message, Sample
 
 
 @dataclass(frozen=True)
@@ -67,10 +66,7 @@ def prompts_of(batch: Batch) -> list[Prompt]:
     return [] if batch.filler else list(batch.fields["prompts"])
 
 
-def _prompt(sample: Sample) -> tuple[Any, ...]:
-    messages = sample.messages
-    while messages and messages[-1].role == "assistant":
-        messages = messages[:-1]
-    if not messages:
+def _prompt(sample: Sample) -> tuple[Message, ...]:
+    if not sample.asked:
         raise DataError(f"{sample.origin}: there is no prompt: no message before the assistant's.")
-    return messages
+    return sample.asked

@@ -49,7 +49,9 @@ class Preference:
         chosen, rejected = _answer(row, "chosen"), _answer(row, "rejected")
         column = next((name for name in PROMPTS if name in row), None)
         if column is not None:
-            return _prompt(row, column), chosen, rejected
+            prompt = _prompt(row, column)
+            # whole conversations beside their prompt
+            return prompt, *(a[len(prompt) :] if a[: len(prompt)] == prompt else a for a in (chosen, rejected))
         pairs = takewhile(lambda pair: pair[0] == pair[1], zip(chosen, rejected, strict=False))
         prompt = tuple(message for message, _ in pairs)
         if not prompt:

@@ -12,6 +12,5 @@ def tk_exporters() -> Iterable[ExporterSpec]:
     yield ExporterSpec(
         name="transformers",
         target="tk_transformers_checkpoint.exporter:TransformersExporter",
-        config="tk_transformers_checkpoint.options:TransformersOptions",
         summary="A folder that plain transformers opens, checked by loading it again.",
     )

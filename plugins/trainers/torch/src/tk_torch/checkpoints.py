@@ -65,8 +65,11 @@ class Checkpoints:
         self.folder = folder
         self._keep_last = keep_last
 
-    def clean(self) -> None:
-        """Delete what an interrupted write or deletion left."""
+    def clean(self, step: int) -> None:
+        """Delete what an interrupted write or deletion left, and later checkpoints than that of `step`, which are not whole."""
+        for path in self.all():
+            if Saved(path).step > step:
+                files.remove(path)
         for path in self.folder.glob(f"*{TEMPORARY}"):
             files.discard(path)
         for path in self.folder.glob(f".*{TEMPORARY}"):

@@ -84,6 +84,10 @@ class Callbacks:
         self.stop = ""
         self.lr_scale = 1.0
 
+    def check(self, figures: Mapping[str, float]) -> None:
+        for callback in self._callbacks.values():
+            callback.check(figures)
+
     def on_step(self, metrics: Mapping[str, float]) -> None:
         for name, callback in self._callbacks.items():
             callback.on_step(self._controls[name], metrics)

@@ -60,10 +60,15 @@ def problem(folder: Path) -> str:
 def remove(path: Path) -> None:
     """Delete a folder or file under a temporary name, so that an interrupted deletion leaves nothing half."""
     if path.exists():
-        temporary = path.with_name(f".{path.name}.old{TEMPORARY}")
+        temporary = aside(path)
         discard(temporary)
         path.rename(temporary)
         discard(temporary)
+
+
+def aside(path: Path) -> Path:
+    """The name of what is being deleted."""
+    return path.with_name(f".{path.name}.old{TEMPORARY}")
 
 
 def discard(path: Path) -> None:

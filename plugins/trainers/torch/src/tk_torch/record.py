@@ -38,7 +38,7 @@ def claim(plan: Plan) -> Path:
     folder = Path(settings.output.dir or f"runs/{time.strftime('%Y%m%d-%H%M%S')}")
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"output.dir: {folder} is a file.")
-    holds = [name for name in OWN if (folder / name).exists()]
+    holds = [name for name in (*OWN, *plan.many("trackers")) if (folder / name).exists()]
     if holds and not settings.output.overwrite and not settings.train.resume:
         raise UsageError(
             f"output.dir: {folder} holds another run ({', '.join(holds)}): go on with it (--resume), delete it first "
@@ -106,8 +106,9 @@ class Record:
         """A new run deletes what another one left, or what an interrupted one left before its first checkpoint."""
         with explained(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True)
-            for leftover in (*self._folder.glob(f"*{TEMPORARY}"), *self._folder.glob(f".*{TEMPORARY}")):
-                files.discard(leftover)
+            for name in OWN:
+                files.discard(self._folder / f"{name}{TEMPORARY}")
+                files.discard(files.aside(self._folder / name))
             if new:
                 self._delete()
                 self._folder.mkdir(exist_ok=True)
@@ -162,7 +163,7 @@ class Record:
             "stopped": result.stopped,
             "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "timings": dict(timings),
-            "result": asdict(result),
+            "result": {name: value for name, value in asdict(result).items() if name != "samples"},
             **more,
         }
         self._write()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -14,8 +15,10 @@ from torch import nn
 
 from tk.compose import Plan
 from tk.contracts import Strategy, Window, World
-from tk.errors import UsageError
+from tk.errors import TkError, UsageError
+from tk_data.examples import ExampleSet
 from tk_torch import files, seeds
+from tk_torch.assemble import Parts
 from tk_torch.checkpoints import Checkpoints, Saved
 from tk_torch.ranks import on_rank_0
 
@@ -71,6 +74,7 @@ def save(
     checkpoints: Checkpoints,
     progress: Progress,
     plan: Plan,
+    parts: Parts,
     module: nn.Module,
     optimizer: torch.optim.Optimizer,
     strategy: Strategy,
@@ -87,7 +91,7 @@ def save(
             "progress": asdict(progress),
             "callbacks": callbacks,
             "config": plan.tree,
-            "plugins": plan.registry.fingerprint(),
+            "rows": fingerprint(parts, "train", parts.data.train),
             "world": world.size,
         }
         return str(checkpoints.write(progress.step, weights, state, streams, json.loads(files.json_text(about))))
@@ -97,6 +101,7 @@ def save(
 
 def restore(
     saved: Saved,
+    parts: Parts,
     module: nn.Module,
     optimizer: torch.optim.Optimizer,
     strategy: Strategy,
@@ -105,9 +110,15 @@ def restore(
 ) -> dict[str, Any]:
     """Put a checkpoint back on this rank; returns its `state.json`.
 
-    On another number of processes than before, dropout goes on with streams of its own.
+    On another number of processes than before, dropout goes on with streams of its own. Raises TkError where the rows to
+    train on are others.
     """
     state = saved.state()
+    if state.get("rows", "") not in ("", fingerprint(parts, "train", parts.data.train)):
+        raise TkError(
+            f"--resume: {saved.path} was trained on other rows than the data holds now, and would go on in the middle of "
+            "them: put the data back, or begin a new run from its weights with train.start_from."
+        )
     strategy.restore(module, optimizer, saved.weights(), saved.optimizer())
     if state["world"] == world.size:
         seeds.set_full_state(saved.streams(world.rank), world.device)
@@ -129,6 +140,17 @@ def check_config(saved: Saved, plan: Plan) -> None:
             f"--resume: {saved.path} was trained with another config: {'; '.join(differing)}. Give the same values, or "
             "begin a new run from its weights with train.start_from."
         )
+
+
+SPLITS = {"train": ("train",), "eval": ("eval", "held out")}
+"""Which parts of the report each set of examples is of."""
+
+
+def fingerprint(parts: Parts, name: str, examples: ExampleSet) -> str:
+    """Of the content of the sources, of which rows they gave, and how long each is."""
+    sources = [source.fingerprint for source in parts.data.report.of(*SPLITS[name]).sources]
+    rows = [examples.origin(i) for i in range(len(examples))]
+    return hashlib.sha256(json.dumps([sources, rows, examples.lengths.tolist()]).encode()).hexdigest()
 
 
 def _every_stream(strategy: Strategy, world: World) -> list[dict[str, torch.Tensor]]:

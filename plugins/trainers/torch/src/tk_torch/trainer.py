@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tk.compose import Plan
 from tk.contracts import Checkpoint, Moment, Schedule, Strategy, Tracker, TrainPlan, TrainResult, Window, World
-from tk.errors import TkError
+from tk.errors import TkError, UsageError
 from tk.files import explained
 from tk.inference import uses_of
 from tk.scoring import means
@@ -26,6 +26,7 @@ from tk_torch.checkpoints import Checkpoints, Saved
 from tk_torch.control import Callbacks, Signals
 from tk_torch.evaluate import evaluate
 from tk_torch.options import TorchOptions
+from tk_torch.precision import computed_in
 from tk_torch.ranks import check_same_run, on_rank_0
 from tk_torch.record import CHECKPOINTS, FINAL, Record, claim, peak_memory
 from tk_torch.resume import Progress
@@ -101,6 +102,11 @@ class _Run:
 
         def find() -> str:
             saved = self.checkpoints.newest() if self.train.resume else None
+            if self.train.resume and not saved and ((self.folder / FINAL).exists() or self.checkpoints.all()):
+                raise UsageError(
+                    f"--resume: {self.folder} has been trained, and there is no whole checkpoint to go on from: train on "
+                    "from its weights in another folder (--train.start-from), or delete it first (--output.overwrite)."
+                )
             if saved:
                 saved.optimizer_file()
                 resume.check_config(saved, self.plan)
@@ -121,7 +127,8 @@ class _Run:
         self.parts = parts = assemble(
             plan, world, device="cpu" if sharded else world.device, start=start, precomputed=bool(saved)
         )
-        self.module = strategy.wrap(parts.scored, self.train.precision)
+        self.precision = computed_in(plan, world.device)
+        self.module = strategy.wrap(parts.scored, self.precision)
         parts.training_mode(self.module)
         self.optimizer = plan.one("optim").build()(parts.parameter_groups())
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
@@ -136,7 +143,7 @@ class _Run:
         seed_everything(self.train.seed, world.rank + 1)
         if saved:
             precomputed.read(parts, self.folder)
-            state = resume.restore(saved, self.module, self.optimizer, strategy, world, self.train.seed)
+            state = resume.restore(saved, parts, self.module, self.optimizer, strategy, world, self.train.seed)
             self.progress = Progress(**state["progress"])
             self.callbacks.step = self.progress.step
             self.callbacks.load(state["callbacks"])
@@ -149,7 +156,7 @@ class _Run:
             assert self.record is not None  # on rank 0
             found = described(self.plan, self.parts, self.world, self.total)
             self.record.start(found, self.parts.data, self.progress.step)
-            self.checkpoints.clean()
+            self.checkpoints.clean(self.progress.step)
 
         on_rank_0(self.strategy, self.world, start)
         if not saved:
@@ -157,6 +164,8 @@ class _Run:
         if not saved and self.eval.at_start:
             self._evaluate()
             self.progress.first = self.progress.evals
+        if not saved and (self.eval.at_start or not len(self.parts.data.eval)):
+            self.callbacks.check(self.progress.evals.get("flat", {}))
         if not saved and self.eval.generate:
             self.progress.samples = answers(self.plan, self.parts, self.session, pictures=False)
         self.speed.start(self.progress.seconds)
@@ -180,7 +189,7 @@ class _Run:
                 if last or interrupted or _every(self.train.log_every, progress.step):
                     self._log()
                 if last or _every(self.eval.every, progress.step):
-                    callbacks.on_eval(self._evaluate())
+                    self._figured(self._evaluate())
                 ending = last or bool(callbacks.stop or interrupted)
                 if ending or callbacks.save or _every(self.train.save_every, progress.step):
                     self._save()
@@ -225,7 +234,7 @@ class _Run:
             raise TkError(
                 f"step {step}: {skipped} steps in a row were not finite, and the weights do not change: {mend}."
             )
-        scaled = self.train.precision == "fp16" and math.isfinite(loss)  # the loss scale finds its way down
+        scaled = self.precision == "fp16" and math.isfinite(loss)  # the loss scale finds its way down
         if scaled or self.train.on_nan == "skip":
             return
         told = exchange(self.strategy.gather, {"rows": [] if math.isfinite(loss) else sums.broken()})
@@ -240,6 +249,14 @@ class _Run:
         self.metrics |= self.speed.take()
         if self.record:
             self.record.log(self.progress.step, self.metrics, tokens=self.progress.tokens)
+
+    def _figured(self, figures: Mapping[str, float]) -> None:
+        """Callbacks see an evaluation. What they refuse ends the run, not what it has learnt."""
+        try:
+            self.callbacks.on_eval(figures)
+        except TkError:
+            self._save()
+            raise
 
     def _told(self, what: str, done: int, total: int) -> None:
         if self.record:
@@ -273,6 +290,7 @@ class _Run:
             self.checkpoints,
             self.progress,
             self.plan,
+            self.parts,
             self.module,
             self.optimizer,
             self.strategy,
