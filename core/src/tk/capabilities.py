@@ -30,6 +30,7 @@ CAPABILITIES: dict[str, Capability] = {
     "sequence-parallel": Capability("one row may be spread over several processes", ("methods", "strategies")),
     "sharding": Capability("parameters may be spread over several processes", ("tuners", "strategies")),
     "streaming": Capability("results can be had token by token", ("engines",)),
+    "shared-module": Capability("generates on the module in memory as it stands in training", ("engines",)),
     "weight-update": Capability("weights can be replaced while it runs", ("engines",)),
     "gradient-checkpointing": Capability("activations can be recomputed in the backward pass", ("models",)),
 }

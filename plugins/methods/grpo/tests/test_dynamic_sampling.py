@@ -66,7 +66,7 @@ def test_what_is_missing_after_the_last_round_is_left_out(inputs: Path, tmp_path
     tk.train(config_of(inputs, tmp_path / "run", 2, method={"name": "dapo", "resample": 1}))
     log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     idle = [line["idle"] for line in log if line["kind"] == "train"]
-    taught = [len({a["total"] for a in s["answers"]}) > 1 for s in samples(tmp_path / "run")]
+    taught = [len({a["rewards"]["picky"] for a in s["answers"]}) > 1 for s in samples(tmp_path / "run")]
     assert idle == [1 - sum(taught[i : i + 4]) / 4 for i in (0, 4)]
     assert any(idle)
 

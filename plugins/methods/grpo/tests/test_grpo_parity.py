@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
+import peft
 import pytest
 import torch
 import trl
 from torch import Tensor, nn
+from trl.trainer.utils import add_fused_lm_head
 
-from tk.contracts import Layout, Sampling
+from tk.contracts import Batch, Completion, Layout, LoadedModel, Request, Sampling, World
+from tk.sample import Message, Sample
 from tk_conformance.parity import (
     LAYOUTS,
     TRAINER,
+    Numbers,
     Stepped,
     check_same,
     gradient,
@@ -27,13 +31,18 @@ from tk_conformance.parity import (
     tiny_model,
 )
 from tk_grpo import advantages, objective
+from tk_grpo.contracts import Advantage
 from tk_grpo.method import Grpo
 from tk_grpo.options import ClipOptions, GroupOptions, GrpoOptions
+from tk_grpo.rollouts import roll_out
 from tk_rollouts.answers import Answer, Group
+from tk_rollouts.prompts import Prompt
+from tk_tensor.scored import build_scored
 
 SHAPES = [(7, (5, 3, 6)), (12, (2, 4, 1))]
 """Tokens of each prompt and of its answers."""
 LIMIT = 8
+LORA = peft.LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
 CLIP, HIGHER = ClipOptions(), ClipOptions(0.2, 0.28)
 KL = GrpoOptions(kl=0.04, reference="elsewhere")
 VARIANTS: Mapping[str, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -70,12 +79,16 @@ RATIOS = {
 
 
 def method_of(
-    options: GrpoOptions | None = None, clip: ClipOptions = CLIP, aggregation: str = "sequence", ratio: str = "token"
+    options: GrpoOptions | None = None,
+    clip: ClipOptions = CLIP,
+    aggregation: str = "sequence",
+    ratio: str = "token",
+    advantage: Advantage | None = None,
 ) -> Grpo:
     made = Grpo(
         options or GrpoOptions(),
         {},
-        advantages.Group(GroupOptions()),
+        advantage or advantages.Group(GroupOptions()),
         RATIOS[ratio],
         objective.Clip(clip),
         AGGREGATIONS[aggregation],
@@ -84,11 +97,12 @@ def method_of(
     return made
 
 
-@pytest.fixture(scope="module")
-def models() -> tuple[nn.Module, nn.Module]:
-    """A policy that has moved away from its reference."""
+@pytest.fixture(scope="module", params=["full", "lora"])
+def models(request: pytest.FixtureRequest) -> tuple[nn.Module, nn.Module]:
+    """A policy that has moved away from its reference, whole or by its adapter."""
     reference = tiny_model()
-    return moved(copy.deepcopy(reference)), reference
+    policy = copy.deepcopy(reference)
+    return moved(peft.get_peft_model(policy, LORA) if request.param == "lora" else policy), reference
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +158,7 @@ def inputs_of(models: tuple[nn.Module, nn.Module], groups: list[Group]) -> dict[
     }
 
 
-def trainer_of(kind: str, model: nn.Module, folder: Path, **options: Any) -> Any:
+def trainer_of(kind: str, model: nn.Module, folder: Path, rewards: Sequence[float | None] = (), **options: Any) -> Any:
     config = getattr(trl, f"{kind}Config")(
         output_dir=str(folder),
         **TRAINER,
@@ -156,7 +170,7 @@ def trainer_of(kind: str, model: nn.Module, folder: Path, **options: Any) -> Any
     )
     trainer = getattr(trl, f"{kind}Trainer")(
         model=model,
-        reward_funcs=lambda completions, **_: [0.0] * len(completions),
+        reward_funcs=lambda completions, **_: list(rewards),
         args=config,
         train_dataset=datasets.Dataset.from_list([{"prompt": "w1"}] * 6),
         processing_class=number_tokenizer(),
@@ -209,8 +223,99 @@ def test_loss_and_gradients_equal_trls_rloo(
     trainer = trainer_of("RLOO", copy.deepcopy(models[0]), tmp_path, beta=0.0)
     loss = trainer._compute_loss(trainer.model, inputs_of(models, groups))
     loss.backward()
+    expected = loss.item(), gradient(trainer.model)
     method = method_of(ratio="sequence-sum")
-    check_same(ours(models, groups, method, LAYOUTS["right"]), (loss.item(), gradient(trainer.model)), "rloo")
+    for layout_name, layout in LAYOUTS.items():
+        check_same(ours(models, groups, method, layout), expected, layout_name)
+    check_same(ours(models, groups, method, LAYOUTS["right"], micro=1), expected, "accumulated")
+
+
+GIVEN = [1.0, 0.0, 0.5, 2.0, None, 0.25]
+"""The rewards of the answers."""
+
+
+class Alone:
+    """The Session of a process alone, whose answers and rewards are given."""
+
+    seed, steps, world, rewards, template, layout = (
+        0,
+        None,
+        World(0, 1, "cpu"),
+        {"given": 1.0},
+        Numbers(),
+        LAYOUTS["right"],
+    )
+
+    def __init__(
+        self, method: Grpo, models: Mapping[str, nn.Module], answers: Sequence[Sequence[Sequence[int]]]
+    ) -> None:
+        self.sampling, self.answers = method.sampling, answers
+        loaded = {role: LoadedModel(module, None, "") for role, module in models.items()}
+        self.scored = build_scored(loaded, method.roles())
+
+    def generate(self, requests: Sequence[Request]) -> list[list[Completion]]:
+        return [[Completion(tuple(ids), "", "stop") for ids in own] for own in self.answers]
+
+    def reward(self, samples: Any, completions: Any) -> dict[str, Sequence[float | None]]:
+        return {"given": GIVEN}
+
+    def gather(self, value: Any) -> list[Any]:
+        return [value]
+
+    def score(self, batches: Sequence[Batch], passes: Any) -> list[Any]:
+        with torch.no_grad():
+            return [self.scored(batch.inputs, batch.fields, passes) for batch in batches]
+
+
+STEPS: Mapping[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    **{
+        f"grpo, {scale}": (
+            "GRPO",
+            {"options": KL, "advantage": advantages.Group(GroupOptions(scale))},  # type: ignore[arg-type]
+            {"loss_type": "grpo", "scale_rewards": scale, "beta": 0.04},
+        )
+        for scale in ("group", "batch", "none")
+    },
+    "rloo": (
+        "RLOO",
+        {
+            "options": GrpoOptions(kl=0.05, kl_in="reward", reference="elsewhere"),
+            "advantage": advantages.leave_one_out,
+            "ratio": "sequence-sum",
+        },
+        {"beta": 0.05},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_a_rollout_becomes_the_step_that_trl_makes_of_it(
+    models: tuple[nn.Module, nn.Module], groups: list[Group], name: str, tmp_path: Path
+) -> None:
+    """From answers and rewards to advantages, loss and gradient, with the divergence where each has it."""
+    kind, parts, options = STEPS[name]
+    trainer = trainer_of(kind, copy.deepcopy(models[0]), tmp_path, GIVEN, **{**options, "beta": 0.0})
+    trainer.beta, trainer.ref_model = options["beta"], copy.deepcopy(models[1]).eval()
+    add_fused_lm_head(trainer.ref_model, temperature=0.7)  # as the trainer does with one that it loads itself
+    prompts = [list(group.prompt) for group in groups]
+    answers = [[list(answer.ids) for answer in group.answers] for group in groups]
+    flat = [p for p, own in zip(prompts, answers, strict=True) for _ in own], [a for own in answers for a in own]
+    texts = ["w1"] * len(flat[0])
+    nothing = (None, {}, None, None)
+    told = (*flat, texts) if kind == "RLOO" else (*flat, None, texts, *nothing)
+    trainer._generate = lambda prompts: told
+    made = trainer._generate_and_score_completions([{"prompt": "w1"}] * len(texts))
+    loss = trainer._compute_loss(trainer.model, made)
+    loss.backward()
+    method = method_of(**parts)
+    roles = {"policy": models[0], "reference": models[1]}
+    session = Alone(method, roles, answers)
+    sample = Sample((Message("user", "?"),))
+    asked = [(Prompt(prompt, sample), "") for prompt in prompts]
+    own = roll_out(method, session, asked, False, lambda count: [])  # type: ignore[arg-type]
+    found = [answer.advantage for group in own for answer in group.answers]
+    assert found == pytest.approx(made["advantages"].tolist(), rel=1e-5, abs=1e-6)
+    check_same(ours(models, own, method, LAYOUTS["right"]), (loss.item(), gradient(trainer.model)), name)
 
 
 REWARDS = torch.tensor([[1.0, 0.0, 0.5], [2.0, 2.0, 2.0], [1.0, float("nan"), 0.0]], dtype=torch.float64)

@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import peft
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from tk.contracts import LoadedModel, Sampling
 from tk_conformance.parity import LAYOUTS, AdapterOff, check_same, gradient, moved, tiny_model
@@ -34,8 +35,12 @@ def method_of(critic: Any, **options: Any) -> Ppo:
     return made
 
 
-def models_of(critic: str) -> dict[str, nn.Module]:
-    found = {"policy": moved(tiny_model())}
+LORA = peft.LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
+
+
+def models_of(critic: str, tuned: str = "full") -> dict[str, nn.Module]:
+    policy = tiny_model()
+    found = {"policy": moved(peft.get_peft_model(policy, LORA) if tuned == "lora" else policy)}
     if critic == "own":
         found["critic"] = moved(tiny_model("LlamaForTokenClassification", num_labels=1, classifier_dropout=0.0, seed=3))
     return found
@@ -66,7 +71,8 @@ def expected(models: Mapping[str, nn.Module], head: nn.Linear | None, groups: li
     mean of all tokens."""
     nets = {name: copy.deepcopy(net).double() for name, net in models.items()}
     own_head = copy.deepcopy(head).double() if head is not None else nets["critic"].score
-    backbone = nets["policy" if head is not None else "critic"].model
+    owner: Any = nets["policy" if head is not None else "critic"]
+    backbone = (owner.get_base_model() if isinstance(owner, peft.PeftModel) else owner).model
     policy, value, count = [], [], 0
     for group in groups:
         for answer in group.answers:
@@ -116,8 +122,11 @@ def ours(
 
 @pytest.mark.parametrize("value_clip", [0.2, None])
 @pytest.mark.parametrize("critic", ["shared", "own"])
-def test_loss_and_gradients_equal_the_papers(groups: list[Group], critic: str, value_clip: float | None) -> None:
-    models = models_of(critic)
+@pytest.mark.parametrize("tuned", ["full", "lora"])
+def test_loss_and_gradients_equal_the_papers(
+    groups: list[Group], tuned: str, critic: str, value_clip: float | None
+) -> None:
+    models = models_of(critic, tuned)
     torch.manual_seed(0)
     head = nn.Linear(32, 1) if critic == "shared" else None
     method = method_of(critic, value_clip=value_clip, value_coef=0.5)
@@ -152,9 +161,3 @@ def test_divergences_have_the_mean_of_the_whole_distribution() -> None:
             kl, abs=1e-12
         )
     assert min(divergences(policy.tolist(), reference.tolist(), "k3")) >= 0
-
-
-def _padded(rows: list[Tensor]) -> tuple[Tensor, Tensor]:
-    values = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
-    mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
-    return values, mask.bool()

@@ -214,7 +214,7 @@ def test_answers_without_a_reward_are_not_trained_on(inputs: Path, tmp_path: Pat
         ({"rewards": {}}, "rewards: none is chosen"),
         ({"sampling": {"temperature": 0}}, "sampling.temperature"),
         ({"losses": {"causal-lm": 1.0}}, "losses: causal-lm"),
-        ({"strategy": "fsdp"}, "it shards the weights"),
+        ({"strategy": "fsdp"}, "whose weights are sharded"),
         ({"method": {"name": "ppo", "critic_checkpoint": "elsewhere"}}, "method.critic_checkpoint"),
     ],
 )

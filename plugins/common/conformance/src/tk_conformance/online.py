@@ -13,10 +13,10 @@ PARTS = Path(__file__).with_name("online_parts.py")
 """The plugin file that these runs take their reward from."""
 
 
-def online_inputs(folder: Path) -> Path:
-    """The folder with a tiny model (`model`) and 48 prompts (`prompts.jsonl`)."""
+def online_inputs(folder: Path, prompts: int = 48) -> Path:
+    """The folder with a tiny model (`model`) and prompts (`prompts.jsonl`)."""
     tiny_checkpoint(folder / "model", "llama", vocab=300, hidden=64)
-    rows = [{"prompt": f"Say {i}"} for i in range(48)]
+    rows = [{"prompt": f"Say {i}"} for i in range(prompts)]
     (folder / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder
 

@@ -1,15 +1,20 @@
-"""A plugin file for runs of online methods: a reward for lower-case letters, one that does not apply, and a callback that sends a signal."""
+"""A plugin file for runs of online methods: a reward for lower-case letters, one that does not apply, a callback that
+sends a signal, and an engine whose answers are written down beforehand."""
 
 from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tk import component
+import numpy as np
+from torch import Tensor
+
+from tk import EngineSpec, component, hookimpl
 from tk.callbacks import Base
+from tk.contracts import Completion, LoadedModel, Request
 
 
 @component("rewards", "letters")
@@ -28,6 +33,37 @@ async def silent(batch: Any) -> Sequence[None]:
 async def broken(batch: Any) -> Sequence[float]:
     """Has an answer too few."""
     return [0.0] * (len(batch.completions) - 1)
+
+
+class Recorded:
+    """Answers that depend on the request's seed only: the same whatever the weights are, and whoever has them."""
+
+    def __init__(self, *, model: LoadedModel) -> None:
+        self.tokenizer, self.vocabulary = model.tokenizer, len(model.tokenizer)
+        self.versions: list[int] = []
+
+    def generate(self, requests: Sequence[Request]) -> list[list[Completion]]:
+        return [[self._answer(request, i) for i in range(request.sampling.n)] for request in requests]
+
+    def _answer(self, request: Request, number: int) -> Completion:
+        draw = np.random.default_rng([request.sampling.seed or 0, number])
+        length = int(draw.integers(1, request.sampling.max_tokens + 1))
+        ids = tuple(draw.integers(10, self.vocabulary, length).tolist())
+        return Completion(ids, self.tokenizer.decode(ids), "stop")
+
+    def update(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
+        self.versions.append(version)
+        for _ in weights:
+            pass
+
+    def close(self) -> None:
+        """There is nothing to let go. Its updates were one a step, in order."""
+        assert self.versions == sorted(set(self.versions)), self.versions
+
+
+@hookimpl
+def tk_engines() -> Iterable[EngineSpec]:
+    yield EngineSpec(name="recorded", target=Recorded, supports=("weight-update",), summary="Answers known beforehand.")
 
 
 @dataclass(frozen=True)

@@ -33,8 +33,7 @@ def generated(session: Session, asked: Sequence[Asked], **changes: Any) -> list[
 def answered(
     session: Session, asked: Sequence[Asked], *, trains: Callable[[Completion], bool] = lambda _: True
 ) -> list[Group]:
-    """Answers and rewards of some prompts of this rank. trains: whether an answer is trained on that is not
-    empty and has a reward."""
+    """Answers and rewards of some prompts of this rank. trains: whether an answer that is not empty is trained on."""
     completions = generated(session, asked)
     flat = [(prompt, each) for (prompt, _), own in zip(asked, completions, strict=True) for each in own]
     scores = session.reward([prompt.sample for prompt, _ in flat], [each for _, each in flat])
@@ -60,16 +59,14 @@ def _answer(
     weights: Mapping[str, float],
     trains: Callable[[Completion], bool],
 ) -> Answer:
-    reward = total(rewards, weights)
-    counted = bool(completion.ids) and reward is not None
     return Answer(
         list(completion.ids),
-        trained=counted and trains(completion),
-        counted=counted,
+        trained=bool(completion.ids) and trains(completion),
+        counted=bool(completion.ids),
         truncated=completion.finish_reason == "length",
         text=completion.text,
         rewards=rewards,
-        reward=reward,
+        reward=total(rewards, weights),
     )
 
 

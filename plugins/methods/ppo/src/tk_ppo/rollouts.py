@@ -21,6 +21,7 @@ def roll_out(method: Ppo, session: Session, asked: Sequence[Asked]) -> list[Grou
     groups = answered(session, asked)
     warn_if_cut(session, groups)
     for answer in answers_of(groups):
+        answer.trained = answer.trained and answer.reward is not None
         if answer.truncated and answer.reward is not None:
             answer.reward -= method.options.missing_eos_penalty
     score(method, session, groups)

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from tk.compose import Plan
-from tk.contracts import Encoding, Engine, Head, Medium, Pass, Request, Session, Stat
+from tk.contracts import Encoding, Head, Medium, Pass, Request, Session, Stat
 from tk.inference import default_engine
 from tk.sample import Sample, sequence_names
 from tk_data.prepare import EvalPrompt
 from tk_torch.assemble import Parts
-from tk_torch.precision import computing
 from tk_torch.seeds import full_state, set_full_state
+from tk_torch.session import cannot_follow
 
 AMONG = 100
 """Held-out passages among which the nearest to a query is looked for."""
@@ -37,8 +37,8 @@ def refusal(plan: Plan, parts: Parts) -> str:
         return "there are held-out rows without a passage to be found"
     if kind != "lm":
         return ""
-    if "sharding" in plan.one("strategy").component.spec.supports:
-        return "the strategy shards the weights, and the engine shares the trainer's module"
+    if why := cannot_follow(plan):
+        return f"the engine {default_engine(plan).name}: {why}"
     if not parts.data.eval_prompts(1):
         return "no held-out row has an assistant's turn"
     return ""
@@ -57,23 +57,14 @@ Found = list[tuple[dict[str, Any], Sequence[Medium]]]
 
 
 def _generated(plan: Plan, parts: Parts, session: Session, count: int) -> Found:
-    """Greedy answers through an engine that shares the trainer's module, so that two calls compare."""
-    if session.world.rank:
-        return []
-    device = session.world.device
+    """Greedy answers by the run's engine on rank 0, so that two calls compare."""
     sampling = replace(plan.config.sampling, max_tokens=plan.config.eval.max_new_tokens, temperature=0.0, n=1)
-    prompts, encodings = _with_room(parts, count)
-    stop_ids = parts.template.stop_ids()
-    streams = full_state(device)
-    engine: Engine = default_engine(plan).build(model=parts.policy)
-    parts.scored.eval()
+    prompts, encodings = _with_room(parts, count) if session.world.rank == 0 else ([], [])
+    stop_ids, streams = parts.template.stop_ids(), full_state(session.world.device)
     try:
-        with torch.no_grad(), computing(plan, device):
-            found = engine.generate([Request(e.ids, sampling, stop_ids, e.media) for e in encodings])
+        found = session.generate([Request(e.ids, sampling, stop_ids, e.media) for e in encodings])
     finally:
-        engine.close()
-        parts.training_mode(parts.scored)
-        set_full_state(streams, device)
+        set_full_state(streams, session.world.device)
     return [
         (_record(prompt.sample, prompt.reference.text, completions[0].text), encoding.media)
         for prompt, completions, encoding in zip(prompts, found, encodings, strict=True)

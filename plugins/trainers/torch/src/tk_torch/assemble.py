@@ -20,7 +20,7 @@ from tk_data.prepare import Prepared, prepare
 from tk_tensor.given import Collate, with_given
 from tk_tensor.packing import probe_packing, probe_shared_prefix
 from tk_tensor.scored import ScoredModel, build_scored
-from tk_torch.precision import keep_updates, loaded_in, probing
+from tk_torch.precision import computing, keep_updates, loaded_in
 from tk_torch.settings import Configured
 from tk_torch.start import Start
 
@@ -99,7 +99,7 @@ def assemble(plan: Plan, world: World, *, device: str, start: Start | None = Non
         raise UsageError(f"method {plan.one('method').name}: none of its roles is trained.")
     roles = _untuned(taking_part, models, tuners, start)
     policy = models[next(iter(tuners))]
-    with probing(plan, world.device):
+    with computing(plan, world.device):
         _check_packing(plan, models)
     notes: list[str] = []
     template: Template = plan.one("template").build(tokenizer=policy.tokenizer, media=policy.media)
@@ -107,7 +107,7 @@ def assemble(plan: Plan, world: World, *, device: str, start: Start | None = Non
     if hasattr(method, "examine"):
         notes += method.examine(data.train)
     config = plan.config
-    with probing(plan, world.device):
+    with computing(plan, world.device):
         shared_prefix = _shares_prefixes(plan, models, notes)
     layout = layout_for(
         config.data,
@@ -131,7 +131,7 @@ def assemble(plan: Plan, world: World, *, device: str, start: Start | None = Non
         max_length=data.limit.max_length,
         workers=config.data.workers,
     )
-    with probing(plan, world.device):
+    with computing(plan, world.device):
         scored = build_scored(models, roles, tuners[next(iter(tuners))])
     scoring = Scoring(rewards, data.columns)
     return Parts(method, collate, roles, models, tuners, template, data, layout, loader, scored, scoring, notes)
@@ -257,10 +257,8 @@ def _shares_prefixes(plan: Plan, models: Mapping[str, LoadedModel], notes: list[
         return False
     tuned = "shared-prefix" in plan.one("tuner").component.spec.supports
     unable = [m for m in models.values() if not tuned or not probe_shared_prefix(m.module, m.media)]
-    for model in unable:
-        notes.append(
-            f"{type(model.module).__name__} cannot compute a prompt once for several answers: each has a row of its own."
-        )
+    for name in dict.fromkeys(type(model.module).__name__ for model in unable):
+        notes.append(f"{name} cannot compute a prompt once for several answers: each has a row of its own.")
     return not unable
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 
 import torch
 from torch import nn
@@ -38,8 +38,3 @@ def keep_updates(plan: Plan, module: nn.Module) -> None:
 def computing(plan: Plan, device: str) -> AbstractContextManager[object]:
     """Computes in the run's precision what is not called through the wrapped module."""
     return autocast(torch.device(device).type, computed_in(plan, device))
-
-
-def probing(plan: Plan, device: str) -> AbstractContextManager[object]:
-    """For calls of models that are not wrapped yet: flash attention takes nothing but half precision."""
-    return computing(plan, device) if "flash" in plan.config.model.attention else nullcontext()

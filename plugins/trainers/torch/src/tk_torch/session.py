@@ -34,6 +34,7 @@ class Running(Configured):
         self._plan, self._parts = plan, parts
         self._module = module
         self._strategy, self._speed = strategy, speed
+        self._given: int | None = None  # the step whose weights an engine of its own has
         self.moment: Callable[[], Moment] = Moment
 
     def close(self) -> None:
@@ -43,11 +44,21 @@ class Running(Configured):
         self._parts.scoring.close()
 
     def generate(self, requests: Sequence[Request]) -> list[list[Completion]]:
-        """By an engine that shares the policy's module.
+        """By the run's engine, with the weights as they stand.
 
-        Raises TkError, on every rank, for a request that fails on any; UsageError where the weights are spread.
+        Raises TkError, on every rank, for a request that fails on any; UsageError for an engine that cannot be used here.
         """
-        return together(self._strategy, lambda: self._generate(requests) if requests else [])
+        engine, step = self._engine, self.moment().step
+        follows = self._shared or self._given == step
+        weights = () if follows else self.weights()
+        self._given = step
+
+        def act() -> list[list[Completion]]:
+            if not follows:
+                engine.update(weights, step)
+            return self._generate(requests) if requests else []
+
+        return together(self._strategy, act)
 
     def _generate(self, requests: Sequence[Request]) -> list[list[Completion]]:
         self._module.eval()
@@ -59,13 +70,17 @@ class Running(Configured):
 
     @cached_property
     def _engine(self) -> Engine:
-        if "sharding" in self._plan.one("strategy").component.spec.supports:
-            raise UsageError(
-                f"strategy {self._plan.one('strategy').name}: it shards the weights, and the engine in this process needs "
-                "all of them to generate: use the strategy ddp."
-            )
-        engine: Engine = default_engine(self._plan).build(model=self._parts.policy)
+        chosen = default_engine(self._plan)
+        why = cannot_follow(self._plan)
+        if why:
+            raise UsageError(f"engine {chosen.name}: {why}.")
+        engine: Engine = chosen.build(model=self._parts.policy)
         return engine
+
+    @property
+    def _shared(self) -> bool:
+        """Whether the engine generates on the policy's module."""
+        return "shared-module" in default_engine(self._plan).component.spec.supports
 
     def reward(self, samples: Sequence[Sample], completions: Sequence[Completion]) -> dict[str, Sequence[float | None]]:
         """Raises TkError, on every rank, for a reward that misbehaves on any."""
@@ -94,8 +109,9 @@ class Running(Configured):
         Merged into a copy on the CPU that is loaded anew, so that the weights in training are not touched.
         """
         trained = role_weights(self._parts, dict(self._strategy.weights(self._module, trainable=True)))
-        if self.world.rank:
-            return
+        return iter(()) if self.world.rank else self._merged(trained)
+
+    def _merged(self, trained: Mapping[str, Mapping[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
         first = self._parts.first
         role = next(role for role in self._parts.roles if role.name == first)
         with torch.random.fork_rng(devices=[]):
@@ -108,6 +124,16 @@ class Running(Configured):
                 known[name].copy_(value)
         tuner.merge(model)
         yield from ((name, value.detach()) for name, value in model.module.state_dict().items())
+
+
+def cannot_follow(plan: Plan) -> str:
+    """Why the run's engine cannot generate with the weights in training; "" where it can."""
+    supports = default_engine(plan).component.spec.supports
+    if "shared-module" not in supports and "weight-update" not in supports:
+        return "its weights cannot be replaced, so that it would go on with those from before the training"
+    if "shared-module" in supports and "sharding" in plan.one("strategy").component.spec.supports:
+        return "it generates on the trainer's module, whose weights are sharded: use the strategy ddp"
+    return ""
 
 
 def role_weights(parts: Parts, weights: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
