@@ -156,6 +156,12 @@ def test_naming_a_component_again_keeps_its_options(read):
     ]
 
 
+def test_nothing_in_the_place_of_a_mapping_empties_it(read):
+    text = "losses: {dft: 1}\ndata: {sources: {a: {path: x, columns: {b: c}}}}"
+    assert read(text, "data: {sources: {a: {columns: {}}}}").data.sources["a"].columns == {}
+    assert not read(text, "losses: {}").groups["losses"]
+
+
 @pytest.mark.parametrize("off", ["false", "null"])
 def test_a_flag_takes_a_component_out(off, read):
     losses = read("losses: {dft: 0.5, causal-lm: 1}", flags=[("losses.dft", off)]).groups["losses"]

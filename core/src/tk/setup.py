@@ -38,8 +38,8 @@ class Given:
     environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
 
 
-TRAINED_ON: tuple[Key, ...] = (("data", "sources"), ("eval", "sources"))
-"""What a run was trained and evaluated on: nothing that another command should take up by itself."""
+TRAINED_ON: tuple[Key, ...] = (("data", "sources"), ("eval", "sources"), ("rewards",))
+"""What a run was trained and evaluated on, and rewarded by: nothing that another command should take up by itself."""
 
 
 def given_from(config: Any, sections: Mapping[str, Any], run: str | Path | None = None) -> Given:
@@ -59,15 +59,16 @@ def given_from(config: Any, sections: Mapping[str, Any], run: str | Path | None 
 def resolver(given: Given) -> Resolver:
     """Plugins loaded as the config says, and its layers merged."""
     raw = [from_yaml(path) for path in _files(given)] + [from_mapping(v, "the call") for v in given.values]
-    for path in given.forget if given.run else ():
-        raw[0].drop(path)
-    for tree, path in product(raw, given.instead):
-        tree.drop(path)
     selection = _selection(given, raw)
     registry = plugins.load(selection)
     chosen = chosen_kinds(registry)
     environment = from_environment(sections_of(registry), given.environ)
-    layers = [environment, *(tree.expanded(chosen) for tree in raw), from_flags(given.flags, chosen)]
+    trees = [tree.expanded(chosen) for tree in raw]
+    for path in given.forget if given.run else ():
+        trees[0].drop(path)
+    for tree, path in product(trees, given.instead):
+        tree.drop(path)
+    layers = [environment, *trees, from_flags(given.flags, chosen)]
     if given.plugin_files:  # beside those that a config names
         layers.append(from_mapping({"plugins": {"files": list(selection.files)}}, "--plugin"))
     return Resolver(registry, layers)
@@ -85,6 +86,9 @@ def plan(given: Given, *, output: bool = False) -> Plan:
     Raises UsageError, ConfigError with path and mend.
     """
     found = resolver(given)
+    resumed = str(found.tree.get(("train", "resume"), "")).lower() == "true"
+    if given.run and resumed and not any(name.split(".")[0] == "output" for name, _ in given.flags):
+        found.tree.set(("output", "dir"), str(given.run), "--run")  # wherever the run was when it began
     if output and not found.tree.get(("output", "dir")):
         method = found.one(found.registry.kind("methods"))
         model = Path(str(found.tree.get(("model", "name"), "model"))).name

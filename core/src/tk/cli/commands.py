@@ -129,10 +129,10 @@ def embed(
 
 
 def _reading(given: Given, input: Path | None, to: Path | None) -> Given:
-    """What was given, with `input` as the rows instead of those that a run was trained on."""
+    """What was given, with `input` as the rows, and without what a run was trained on and rewarded by."""
     if to is not None and to.exists():
         raise UsageError(f"--to {to}: the file exists; name a new one.")
-    given = replace(given, forget=(*TRAINED_ON, ("rewards",)))
+    given = replace(given, forget=TRAINED_ON)
     if input is None:
         return given
     instead = (("data", "sources"),)

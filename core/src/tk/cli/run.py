@@ -18,7 +18,7 @@ from tk.config.options import Option, options_of
 from tk.config.resolve import Resolver, added_options
 from tk.config.sections import SCALARS
 from tk.errors import TkError
-from tk.setup import Given, resolver
+from tk.setup import TRAINED_ON, Given, resolver
 
 Flags = list[tuple[str, str]]
 
@@ -42,7 +42,9 @@ def make(name: str, args: Sequence[str], *, completing: bool = False) -> tuple[A
     words = {word for info in infos for word in (info.default, *info.param_decls)}  # Typer keeps the first as default
     files = [Path(v) for v in _values(rest, "--config", "-c")]
     run = next((Path(v) for v in reversed(_values(rest, "--run"))), None)
-    given = Given(run=run, files=files, flags=[*flags, *_sections(rest, words)], plugin_files=_values(rest, "--plugin"))
+    forget = TRAINED_ON if name in ("infer", "embed") else ()
+    named = [*flags, *_sections(rest, words)]
+    given = Given(run=run, forget=forget, files=files, flags=named, plugin_files=_values(rest, "--plugin"))
     wants_help = "--help" in rest or completing
     try:
         found = resolver(_readable(given) if wants_help else given)

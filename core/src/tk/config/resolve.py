@@ -114,9 +114,11 @@ class Resolver:
         self.registry = registry
         self.sections = sections_of(registry)
         self.tree = Tree()
-        one = {"model": KEPT, **{s: () for s, k in chosen_kinds(registry).items() if k == "one"}}
+        kinds = chosen_kinds(registry)
+        one = {"model": KEPT, **{s: () for s, selects in kinds.items() if selects == "one"}}
+        several = [s for s, selects in kinds.items() if selects != "one"]
         for layer in layers:
-            self.tree.merge(layer, choosing=one)
+            self.tree.merge(layer, choosing=one, several=several)
         for section in self.tree.values:
             if section not in self.sections:
                 raise self.error((section,), f"there is no such section.{nearest(section, self.sections)}")

@@ -117,6 +117,10 @@ class TrainSection:
         str | None, doc("Start from the weights of another run or checkpoint, with a new optimizer.")
     ] = None
 
+    def __post_init__(self) -> None:
+        if self.checkpointed_groups and not self.gradient_checkpointing:
+            raise ValueError("checkpointed_groups: nothing is recomputed without train.gradient_checkpointing: set it.")
+
 
 @dataclass(frozen=True)
 class EvalSection:

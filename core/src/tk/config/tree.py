@@ -57,12 +57,20 @@ class Tree:
         for known in [p for p in self.origins if p[: len(path)] == path]:
             del self.origins[known]
 
-    def merge(self, other: Tree, choosing: Mapping[str, Collection[str]] | None = None) -> None:
+    def merge(
+        self, other: Tree, choosing: Mapping[str, Collection[str]] | None = None, several: Collection[str] = ()
+    ) -> None:
         """Lay `other` over this one: mappings merge, None removes, everything else replaces.
 
         choosing: sections that choose one component by `name`; where `other` chooses another one, the options that were
-        meant for the former one are dropped: all but those named here.
+        meant for the former one are dropped: all but those named here. several: sections that choose several components;
+        where `other` names one without saying more of it, it stays as it is.
         """
+        for section, key in [(s, k) for s in several for k, v in (other.get((s,)) or {}).items() if v == {}]:
+            if self.get((section, key)) not in (None, False):
+                other.drop((section, key))
+                if not other.get((section,)):
+                    other.drop((section,))
         for section, kept in (choosing or {}).items():
             theirs, ours = other.get((section, "name")), self.get((section, "name"))
             if theirs is not None and ours is not None and theirs != ours:
@@ -78,12 +86,9 @@ class Tree:
     def _merge(self, path: Key, other: Tree) -> None:
         for key, value in (other.get(path, {}) if path else other.values).items():
             here = (*path, key)
-            ours = self.get(here)
-            if isinstance(value, Mapping) and isinstance(ours, Mapping):
+            if isinstance(value, Mapping) and value and isinstance(self.get(here), Mapping):
                 self._merge(here, other)
                 continue
-            if value == {} and isinstance(ours, int | float) and not isinstance(ours, bool):
-                continue  # chosen again, and nothing said about the weight that it has
             self.drop(here)
             if value is None and len(here) > 1:
                 self.origins[here] = other.origin(here)
