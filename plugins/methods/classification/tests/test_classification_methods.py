@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -168,8 +170,43 @@ def test_a_run_on_one_class_does_not_begin(config: dict[str, Any], tmp_path: Pat
     assert not (tmp_path / "run").exists()
 
 
-def test_it_trains_the_same_however_it_is_spread(config: dict[str, Any], tmp_path: Path) -> None:
-    check_method({**config, "tuner": {"name": "lora"}}, tmp_path, strategies=("ddp", "fsdp"))
+@pytest.mark.parametrize("tuner", ["full", "lora"])
+def test_it_trains_the_same_however_it_is_spread(config: dict[str, Any], tuner: str, tmp_path: Path) -> None:
+    check_method({**config, "tuner": {"name": tuner}}, tmp_path, strategies=("ddp", "fsdp"))
+
+
+OTHERS: dict[str, tuple[list[Any], Any]] = {
+    "multi-label": ([[], ["even"], ["odd"], ["even", "odd"]], "multi_label_classification"),
+    "regression": ([[0.0, 1.0], [1.0, 0.5], [-1.0, 2.0], [0.3, 0.1]], "regression"),
+}
+
+
+@pytest.mark.parametrize("tuner", ["full", "lora"])
+@pytest.mark.parametrize("name", OTHERS)
+def test_the_other_labels_train_the_same_and_are_saved_plainly(name: str, tuner: str, tmp_path: Path) -> None:
+    labels, problem = OTHERS[name]
+    rows = [{"text": "ab" * i, "label": labels[i % 4]} for i in range(1, 9)]
+    config = tiny_run(tmp_path, rows, method={"name": name, "labels": ["even", "odd"]}, tuner={"name": tuner})
+    check_method(config, tmp_path, strategies=("ddp", "fsdp"))
+    plain = AutoModelForSequenceClassification.from_pretrained(
+        tk.export(run=tmp_path / "whole", to=tmp_path / "merged")
+    )
+    assert plain.config.problem_type == problem
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "merged")
+    words = [
+        "infer",
+        "--run",
+        tmp_path / "whole",
+        "--input",
+        tmp_path / "rows.jsonl",
+        "--to",
+        tmp_path / "scores.jsonl",
+    ]
+    done = subprocess.run([sys.executable, "-m", "tk", *map(str, words)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for row, line in zip(rows, (tmp_path / "scores.jsonl").read_text().splitlines(), strict=True):
+        logits = plain(input_ids=torch.tensor([tokenizer(row["text"])["input_ids"]])).logits[0].tolist()
+        assert list(json.loads(line)["scores"].values()) == pytest.approx(logits, abs=1e-4)
 
 
 @pytest.mark.parametrize("tuner", ["full", "lora"])

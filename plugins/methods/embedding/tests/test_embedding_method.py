@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +94,18 @@ def test_what_is_saved_is_a_plain_model(config: dict[str, Any], tmp_path: Path) 
         torch.testing.assert_close(torch.tensor(row.values), expected, rtol=1e-4, atol=1e-5)
     untrained = tk.embed(model=config["model"], template="chatml", data=str(tmp_path / "texts.jsonl"))
     assert untrained[0].values != rows[0].values
+
+
+def test_the_command_writes_the_vectors(config: dict[str, Any], tmp_path: Path) -> None:
+    tk.train({**config, "output": str(tmp_path / "run")})
+    (tmp_path / "texts.jsonl").write_text('{"text": "ab"}\n{"text": "abcdef"}\n')
+    words = ["--run", tmp_path / "run", "--input", tmp_path / "texts.jsonl", "--to", tmp_path / "vectors.jsonl"]
+    done = subprocess.run([sys.executable, "-m", "tk", "embed", *map(str, words)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = [json.loads(line) for line in (tmp_path / "vectors.jsonl").read_text().splitlines()]
+    expected = tk.embed(run=tmp_path / "run", data=str(tmp_path / "texts.jsonl"))
+    assert [row["vector"] for row in found] == [pytest.approx(list(row.values), abs=1e-6) for row in expected]
+    assert [row["origin"].rpartition(":")[2] for row in found] == ["1", "2"]
 
 
 def test_held_out_figures_are_of_all_rows_whatever_fits_into_a_forward(config: dict[str, Any], tmp_path: Path) -> None:

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from tk import CallbackSpec, doc, hookimpl
+from tk import CallbackSpec, LossSpec, doc, hookimpl
 from tk.callbacks import Base
+from tk.contracts import Stat
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,33 @@ class StopAt(Base):
     def on_step(self, control: Any, metrics: Mapping[str, float]) -> None:
         if control.step == self.step:
             control.stop("enough")
+
+
+@dataclass(frozen=True)
+class TrapOptions:
+    """Where."""
+
+    token: Annotated[int, doc("The token.")]
+
+
+class Trap:
+    """The loss of a language model, but for rows with a token, where it is no number."""
+
+    unit = "token"
+    wants = (Stat("logps"),)
+
+    def __init__(self, options: TrapOptions) -> None:
+        self.token = options.token
+
+    def __call__(self, stats: Any, fields: Any, reduce: Any) -> Any:
+        values = reduce(-stats["logps"] * fields["token_weights"])
+        trapped = reduce((fields["targets"] == self.token).to(values))
+        return values / (1 - trapped.clamp(max=1)) if bool(trapped.any()) else values
+
+
+@hookimpl
+def tk_losses() -> Iterable[LossSpec]:
+    yield LossSpec(name="trap", target=Trap, config=TrapOptions, summary="For tests.")
 
 
 @hookimpl

@@ -13,10 +13,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import AutoTokenizer
 
 import tk
 from tk import api
 from tk.errors import TkError, TkWarning, UsageError
+from tk_conformance.methods import check_method
 from tk_conformance.tiny import tiny_checkpoint
 from tk_parallel.testing import run_processes
 
@@ -210,13 +212,29 @@ def test_resume_deletes_nothing_that_was_trained(inputs: Path, tmp_path: Path, l
 
 
 def test_a_run_that_went_on_keeps_no_later_checkpoint(inputs: Path, tmp_path: Path) -> None:
-    config = _config(inputs, tmp_path / "run", train={"keep_last": 1})
-    stopped = {**config, "train": {**config["train"], "keep_last": 2}, "callbacks": {"stop-at": {"step": 4}}}
-    tk.train(stopped)
-    (tmp_path / "run/checkpoints/step-00000004/manifest.json").unlink()
-    with pytest.warns(TkWarning, match="step-00000004"):
-        tk.train(_resumed({**config, "callbacks": stopped["callbacks"]}))
-    assert [path.name for path in (tmp_path / "run/checkpoints").iterdir()] == ["step-00000004"]
+    config = _config(inputs, tmp_path / "run")
+    tk.train({**config, "callbacks": {"signal-at": {"step": 3}}})
+    (tmp_path / "run/checkpoints/step-00000009").mkdir()
+    with pytest.warns(TkWarning, match="step-00000009"):
+        tk.train(_resumed({**config, "callbacks": {"signal-at": {"step": 3}}}))
+    assert sorted(path.name for path in (tmp_path / "run/checkpoints").iterdir()) == ["step-00000004", "step-00000006"]
+
+
+def test_a_run_goes_on_where_its_folder_is_now(inputs: Path, tmp_path: Path) -> None:
+    tk.train(_config(inputs, tmp_path / "before", callbacks={"signal-at": {"step": 1}}))
+    (tmp_path / "before").rename(tmp_path / "after")
+    result = tk.train(run=tmp_path / "after", train={"resume": True})
+    assert (result.output, result.steps) == (tmp_path / "after", 6)
+    assert not (tmp_path / "before").exists()
+    assert json.loads((tmp_path / "after/run.json").read_text())["resumed_from"] == 2
+
+
+def test_what_a_callback_refuses_ends_the_run_and_keeps_what_it_has_learnt(inputs: Path, tmp_path: Path) -> None:
+    """Without a first evaluation the figures are not known before the end."""
+    config = _config(inputs, tmp_path / "run", train={"save_every": None}, eval={"hold_out": 4, "at_start": False})
+    with pytest.raises(UsageError, match="has no figure 'acc'"):
+        tk.train({**config, "callbacks": {"best-checkpoints": {"metric": "acc"}}})
+    assert [path.name for path in (tmp_path / "run/checkpoints").iterdir()] == ["step-00000006"]
 
 
 def test_resume_on_other_rows_is_refused(inputs: Path, tmp_path: Path) -> None:
@@ -302,8 +320,7 @@ def test_a_figure_that_will_never_be_there_is_told_before_the_first_step(
     config = _config(inputs, tmp_path / "run", callbacks={"best-checkpoints": {"metric": "acc"}})
     with pytest.raises(UsageError, match=rf"callbacks\.\S+metric: the evaluation has no figure .* \(it has: {has}"):
         tk.train({**config, **sections})
-    assert not list((tmp_path / "run/checkpoints").iterdir())
-    assert '"train"' not in (tmp_path / "run/log.jsonl").read_text()
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_bad_row_leaves_nothing_behind(inputs: Path, tmp_path: Path) -> None:
@@ -396,6 +413,31 @@ def test_gradients_that_are_never_finite_end_the_run(inputs: Path, tmp_path: Pat
         tk.train(config)
     lines = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
     assert lines[-1]["grad_norm"] is None
+
+
+def test_a_step_that_is_not_finite_is_left_out_on_every_process(inputs: Path, tmp_path: Path) -> None:
+    """One row is a trap: the step that it is in changes nothing, wherever the row is, and the run goes on."""
+    rows = [json.loads(line) for line in (inputs / "rows.jsonl").read_text().splitlines()]
+    rows[9]["messages"][1]["content"] += "~"
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    model = tiny_checkpoint(tmp_path / "model", "llama", vocab=300)
+    (token,) = AutoTokenizer.from_pretrained(inputs / "model")("~", add_special_tokens=False)["input_ids"]
+    config = _config(
+        inputs,
+        tmp_path,
+        model=str(model),
+        data=str(tmp_path / "rows.jsonl"),
+        losses={"trap": {"token": token}},
+        tuner={"name": "lora", "rank": 2},
+        optim={"name": "sgd", "lr": 1e-2},
+        train={"on_nan": "skip"},
+    )
+    del config["output"], config["train"]["micro_batch_size"]
+    check_method(config, tmp_path, strategies=("ddp", "fsdp"))
+    for name in ("whole", "accumulated", "ddp", "fsdp"):
+        assert json.loads((tmp_path / name / "run.json").read_text())["result"]["dropped"] == 1
+        lines = [json.loads(line) for line in (tmp_path / name / "log.jsonl").read_text().splitlines()]
+        assert sum(line["grad_norm"] is None for line in lines) == 1
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_its_rows(inputs: Path, tmp_path: Path) -> None:

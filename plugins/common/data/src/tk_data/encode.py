@@ -19,7 +19,7 @@ from tk_data.report import SourceReport
 BATCH = 512
 """Rows that are encoded together: enough for the tokenizer to use all cores, and little memory."""
 
-TOO_LONG = "longer than max_length"
+TOO_LONG = "too long"
 
 
 @dataclass(frozen=True)
@@ -151,6 +151,12 @@ class Encoder:
             reasons.update(account.skipped)
         if set(reasons) == {TOO_LONG}:
             shortest, origin = self._shortest(made)
+            if self.limit.max_length is None or shortest <= self.limit.max_length:
+                return DataError(
+                    f"{paths}: no row {what}: none leaves room for what is generated after it within the model's "
+                    f"{self.limit.positions} positions. The shortest has {shortest} tokens ({origin}): lower "
+                    "sampling.max_tokens."
+                )
             return DataError(
                 f"{paths}: no row {what}: every one is longer than max_length {self.limit.max_length}. The shortest has "
                 f"{shortest} tokens ({origin}): set data.max_length to that or more, or data.truncation to right or left."

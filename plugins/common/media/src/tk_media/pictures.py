@@ -136,12 +136,17 @@ class Pictures:
             shown = self._frames(medium)
             picture = beside(shown[:: -(-len(shown) // SHOWN)].permute(0, 2, 3, 1).numpy())
         else:
-            # One of several is not prepared as one alone would be.
-            picture = seen(self.processor, self.tensors([medium] * min(medium.among, 2)))
+            picture = seen(self.processor, self._alone(medium))
         if longest:
             picture.thumbnail((longest, longest))
         picture.save(out, "PNG")
         return out.getvalue()
+
+    def _alone(self, medium: Medium) -> Mapping[str, Tensor]:
+        """The tensors of one picture, as it is prepared beside others where it has some."""
+        count = min(medium.among, 2)
+        tensors = dict(self.tensors([medium] * count))
+        return {name: value[: len(value) // count] for name, value in tensors.items()}
 
     def idle(self, type: str) -> Mapping[str, Tensor]:
         if type == "video":

@@ -74,7 +74,7 @@ def load(folder: Path, device: str, dtype: str, head: Head, attention: str, trus
         settings["attn_implementation"] = attention
     try:
         with quiet(), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(HEAD_SEED)
+            torch.default_generator.manual_seed(HEAD_SEED)  # weights are drawn on the CPU
             module = (
                 _on_meta(auto, config, settings) if device == "meta" else _read(auto, folder, config, settings, head)
             )

@@ -170,6 +170,13 @@ class Record:
         for tracker in self._trackers:
             tracker.finish(result)
 
+    def undo(self) -> None:
+        """The run cannot begin: nothing of it stays."""
+        self._started = False
+        self._delete()
+        for tracker in self._trackers:
+            tracker.finish(None)
+
     def fail(self, error: BaseException) -> None:
         """The run failed; what it had written stays."""
         if not self._started:

@@ -74,7 +74,7 @@ def save(
     checkpoints: Checkpoints,
     progress: Progress,
     plan: Plan,
-    parts: Parts,
+    rows: str,
     module: nn.Module,
     optimizer: torch.optim.Optimizer,
     strategy: Strategy,
@@ -91,7 +91,7 @@ def save(
             "progress": asdict(progress),
             "callbacks": callbacks,
             "config": plan.tree,
-            "rows": fingerprint(parts, "train", parts.data.train),
+            "rows": rows,
             "world": world.size,
         }
         return str(checkpoints.write(progress.step, weights, state, streams, json.loads(files.json_text(about))))
@@ -101,7 +101,7 @@ def save(
 
 def restore(
     saved: Saved,
-    parts: Parts,
+    rows: str,
     module: nn.Module,
     optimizer: torch.optim.Optimizer,
     strategy: Strategy,
@@ -114,7 +114,7 @@ def restore(
     train on are others.
     """
     state = saved.state()
-    if state.get("rows", "") not in ("", fingerprint(parts, "train", parts.data.train)):
+    if state["rows"] != rows:
         raise TkError(
             f"--resume: {saved.path} was trained on other rows than the data holds now, and would go on in the middle of "
             "them: put the data back, or begin a new run from its weights with train.start_from."

@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -143,11 +144,16 @@ class _Run:
         seed_everything(self.train.seed, world.rank + 1)
         if saved:
             precomputed.read(parts, self.folder)
-            state = resume.restore(saved, parts, self.module, self.optimizer, strategy, world, self.train.seed)
+            state = resume.restore(saved, self.rows, self.module, self.optimizer, strategy, world, self.train.seed)
             self.progress = Progress(**state["progress"])
             self.callbacks.step = self.progress.step
             self.callbacks.load(state["callbacks"])
             self.callbacks.on_checkpoint(_checkpoint(saved.path, self.progress))
+
+    @cached_property
+    def rows(self) -> str:
+        """Tells the rows to train on from others."""
+        return resume.fingerprint(self.parts, "train", self.parts.data.train)
 
     def _begin(self, saved: Saved | None) -> None:
         """The run's files, and the model as it is before the first step."""
@@ -158,14 +164,15 @@ class _Run:
             self.record.start(found, self.parts.data, self.progress.step)
             self.checkpoints.clean(self.progress.step)
 
+        if not saved and not len(self.parts.data.eval):
+            self.callbacks.check({})
         on_rank_0(self.strategy, self.world, start)
         if not saved:
             precomputed.compute(self.parts, self.session, self.strategy, self.folder, self.eval.batch_size, self._told)
         if not saved and self.eval.at_start:
             self._evaluate()
             self.progress.first = self.progress.evals
-        if not saved and (self.eval.at_start or not len(self.parts.data.eval)):
-            self.callbacks.check(self.progress.evals.get("flat", {}))
+            self._check_figures()
         if not saved and self.eval.generate:
             self.progress.samples = answers(self.plan, self.parts, self.session, pictures=False)
         self.speed.start(self.progress.seconds)
@@ -250,6 +257,15 @@ class _Run:
         if self.record:
             self.record.log(self.progress.step, self.metrics, tokens=self.progress.tokens)
 
+    def _check_figures(self) -> None:
+        """Callbacks see the first evaluation; what they refuse is no run."""
+        try:
+            self.callbacks.check(self.progress.evals.get("flat", {}))
+        except TkError:
+            if self.record:
+                self.record.undo()
+            raise
+
     def _figured(self, figures: Mapping[str, float]) -> None:
         """Callbacks see an evaluation. What they refuse ends the run, not what it has learnt."""
         try:
@@ -290,7 +306,7 @@ class _Run:
             self.checkpoints,
             self.progress,
             self.plan,
-            self.parts,
+            self.rows,
             self.module,
             self.optimizer,
             self.strategy,
