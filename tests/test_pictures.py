@@ -11,10 +11,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load_file
 
+import tk
+from tk import setup
+from tk.contracts import World
+from tk.errors import DataError, UsageError
 from tk_conformance.methods import check_method
 from tk_conformance.videos import write_films
+from tk_torch.assemble import assemble
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "digits" / "make.py"
 
@@ -117,6 +124,84 @@ def test_vectors(place: Path, tmp_path: Path) -> None:
         for i, p in enumerate(SHOWN)
     ]
     check_method(config(place, tmp_path, rows, method="embedding"), tmp_path, strategies=("ddp", "fsdp"))
+
+
+BAD = ("cut.png", "gone.png")
+GROUP = {"gradient_checkpointing": True, "checkpointed_groups": ["vision_tower"]}
+
+
+def trained(made: Mapping[str, Any], folder: Path, **sections: Any) -> dict[str, Any]:
+    """The weights of an adapter that a run trains, or of the model."""
+    tk.train({**made, **sections, "output": {"dir": str(folder)}})
+    (file,) = (folder / "final").glob("*.safetensors")
+    return load_file(file)
+
+
+def test_groups_have_ranks_and_learning_rates_of_their_own(place: Path, tmp_path: Path) -> None:
+    rows = [{"messages": asked(0, text="x" * (i + 1)) + said("y" * (8 - i))} for i in range(8)]
+    made = config(place, tmp_path, rows)
+    groups = ["language_model", "vision_tower", "aligner"]
+    tuner = {"name": "lora", "rank": 4, "groups": groups, "rank_pattern": {"vision_tower": 2, "aligner": 1}}
+    found = trained(made, tmp_path / "lora", tuner=tuner, train={"batch_size": 8, "steps": 1})
+    ranks = {name: len(value) for name, value in found.items() if "lora_A" in name}
+    told = {"merger": 1, "visual.blocks": 2, "language_model": 4}
+    assert ranks
+    assert all(rank == next(r for part, r in told.items() if part in name) for name, rank in ranks.items())
+    steps = {"batch_size": 8, "steps": 1, "max_grad_norm": None}
+    before = load_file(place / "model" / "model.safetensors")
+    moved = {}
+    for scale in (1.0, 0.25):
+        tuner = {"name": "full", "lr_scale": {"vision_tower": scale}}
+        after = trained(made, tmp_path / f"full{scale}", tuner=tuner, train=steps, optim={"name": "sgd", "lr": 0.5})
+        moved[scale] = {name: after[name] - before[name] for name in before}
+    for name, whole in moved[1.0].items():
+        if float(whole.norm()) > 1e-4:
+            ratio = float(moved[0.25][name].norm() / whole.norm())
+            tower = "visual" in name and "merger" not in name
+            assert ratio == pytest.approx(0.25 if tower else 1.0, rel=1e-2), name
+
+
+def test_activations_of_a_group_are_recomputed(place: Path, tmp_path: Path) -> None:
+    rows = [{"messages": asked(0, text="x" * (i + 1)) + said("y" * (8 - i))} for i in range(8)]
+    made = config(place, tmp_path, rows)
+    plan = setup.plan(setup.Given(values=[made, {"train": {**made["train"], **GROUP}}]))
+    parts = assemble(plan, World(0, 1, "cpu"), device="cpu")
+    on = {n for n, part in parts.policy.module.named_modules() if getattr(part, "gradient_checkpointing", False)}
+    assert on
+    assert all("visual" in name for name in on)
+    plain = trained(made, tmp_path / "plain")
+    again = trained(made, tmp_path / "again", train={**made["train"], **GROUP})
+    assert all(torch.allclose(plain[name], again[name], rtol=0, atol=1e-7) for name in plain)
+    with pytest.raises(UsageError, match="train: checkpointed_groups: nothing is recomputed without"):
+        setup.plan(setup.Given(values=[made, {"train": {"checkpointed_groups": ["vision_tower"]}}]))
+
+
+def test_how_media_are_read_is_kept_with_the_run(place: Path, tmp_path: Path) -> None:
+    rows = [{"messages": asked(0, text="x") + said("y")}] * 8
+    made = config(place, tmp_path, rows, media={"root": str(place)}, train={"batch_size": 8, "steps": 1})
+    tk.train({**made, "output": {"dir": str(tmp_path / "run")}})
+    kept = setup.plan(setup.Given(run=tmp_path / "run")).tree
+    assert (kept["model"]["max_pixels"], kept["model"]["min_pixels"]) == (6400, 784)
+    assert kept["media"]["root"] == str(place)
+
+
+def test_bad_pictures_stop_a_run_or_are_skipped_and_counted(place: Path, tmp_path: Path) -> None:
+    (place / "cut.png").write_bytes((place / "3.png").read_bytes()[:200])
+    rows = [{"messages": asked(0, text="x") + said("y" * (i + 1))} for i in range(4)]
+    rows += [{"messages": [{"role": "user", "content": "<image>What?"}, *said("y")], "images": [n]} for n in BAD]
+    rows.append({"messages": [{"role": "user", "content": "<image>What?"}, *said("y")], "images": ["0.png", "1.png"]})
+    made = config(place, tmp_path, rows, train={"batch_size": 4, "steps": 1})
+    with pytest.raises(DataError, match=r"jsonl:7: images: 2 of them, and 1 places: "):
+        tk.train({**made, "output": {"dir": str(tmp_path / "stop")}})
+    data = {"sources": {"rows": {"path": made["data"]}}, "on_error": "skip"}
+    tk.train({**made, "data": data, "output": {"dir": str(tmp_path / "skip")}})
+    skipped = [json.loads(line) for line in (tmp_path / "skip" / "skipped.jsonl").read_text().splitlines()]
+    told = {row["origin"].rpartition(":")[2]: row["reason"] for row in skipped}
+    assert told.keys() == {"5", "6", "7"}
+    assert "cut.png cannot be read" in told["5"]
+    assert "there is no file" in told["6"]
+    plan = json.loads((tmp_path / "skip" / "run.json").read_text())["plan"]
+    assert sum(plan["skipped"].values()) == 3
 
 
 def test_videos_among_pictures_and_words(place: Path, tmp_path: Path) -> None:
