@@ -15,7 +15,7 @@ from pathlib import Path
 import dpo
 import first_step
 import grpo
-import learning_grpo
+import learning
 import pictures
 import shared_prompt
 import startup
@@ -28,7 +28,7 @@ BENCHMARKS: dict[str, Callable[[bool], list[Section]]] = {
     "throughput": lambda quick: throughput.run(quick),
     "dpo": lambda quick: [dpo.run(quick)],
     "grpo": lambda quick: [grpo.run(quick)],
-    "learning_grpo": lambda quick: [learning_grpo.run(quick)],
+    "learning": lambda quick: [learning.run(quick)],
     "shared_prompt": lambda quick: [shared_prompt.run(quick)],
     "pictures": lambda quick: [pictures.run(quick)],
 }

@@ -103,7 +103,12 @@ def rate(worker: Worker, amount: float, digits: int = 0) -> str:
     return f"{amount / median(worker.seconds):.{digits}f}"
 
 
+def peak(worker: Worker) -> int:
+    """Bytes: the peak of the timed steps."""
+    return int(worker.last["memory"])
+
+
 def memory(worker: Worker) -> tuple[str, str]:
     """MiB: the peak of the timed steps, and of the whole process."""
-    steps = worker.last["memory"]
+    steps = peak(worker)
     return f"{steps / 2**20:.0f}", f"{max(worker.start_memory, steps) / 2**20:.0f}"
