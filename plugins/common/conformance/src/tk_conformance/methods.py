@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,8 @@ from tk_conformance.train_many import train_many
 def check_method(
     config: Mapping[str, Any], folder: Path, *, strategies: Sequence[str] = ("ddp",), tolerance: float = 1e-5
 ) -> None:
-    """Train by name with one micro-batch a step, with several, and on two gloo processes: the same final weights.
+    """Train by name with one micro-batch a step, with several, and on two gloo processes: the same final weights, and in
+    each step the same loss and norm of the gradient (within 1e-3, which small weights would not show).
 
     config: a run's config without `output` and `train.micro_batch_size`; a rate ≤ 1e-3 and ≤ 50 steps, no dropout.
     folder: an empty folder for the runs. tolerance: largest ‖a − b‖₂ / ‖b‖₂ over the trained tensors.
@@ -34,7 +37,16 @@ def check_method(
     train_many(list(spread.values()), world=2)
     parts = {name: _trained(Path(run["output"]["dir"])) for name, run in (alone | spread).items()}
     whole = parts.pop("whole")
+    courses = {name: _course(Path(run["output"]["dir"])) for name, run in (alone | spread).items()}
+    expected = courses.pop("whole")
     need(bool(whole), "the run trained nothing")
+    for name, course in courses.items():
+        apart = [
+            f"step {i + 1}: {a} and {b}"
+            for i, (a, b) in enumerate(zip(course, expected, strict=True))
+            if not _near(a, b)
+        ]
+        need(not apart, f"{name}: loss and norm of the gradient differ: {apart}")
     for name, weights in parts.items():
         need(weights.keys() == whole.keys(), f"{name}: other tensors are trained")
         worst = max(_distance(weights[key], whole[key]) for key in whole)
@@ -53,6 +65,19 @@ def _trained(output: Path) -> dict[str, Tensor]:
     for path in sorted((output / "final").rglob("*.safetensors")):
         found |= {f"{path.parent.name}/{name}": tensor for name, tensor in load_file(path).items()}
     return found
+
+
+def _course(output: Path) -> list[tuple[float | None, float | None]]:
+    """Loss and norm of the gradient of each step."""
+    lines = map(json.loads, (output / "log.jsonl").read_text(encoding="utf-8").splitlines())
+    return [(line["loss"], line["grad_norm"]) for line in lines if line["kind"] == "train"]
+
+
+def _near(a: Sequence[float | None], b: Sequence[float | None]) -> bool:
+    return all(
+        x is y if x is None or y is None else math.isclose(x, y, rel_tol=1e-3, abs_tol=1e-5)
+        for x, y in zip(a, b, strict=True)
+    )
 
 
 def _distance(a: Tensor, b: Tensor) -> float:
