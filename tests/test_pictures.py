@@ -66,6 +66,17 @@ def config(place: Path, folder: Path, rows: list[dict[str, Any]], **sections: An
     }
 
 
+@pytest.mark.parametrize("rank", [0, 1])
+def test_of_two_processes_one_has_no_picture_in_some_forwards(place: Path, tmp_path: Path, rank: int) -> None:
+    """What the tests of this file are about: a process then runs an idle picture, and the other one its own."""
+    rows = [{"messages": asked(*p, text="x" * (i + 1)) + said("y" * (8 - i))} for i, p in enumerate(SHOWN)]
+    made = config(place, tmp_path, rows, train={"batch_size": 8, "micro_batch_size": 2, "steps": 3})
+    parts = assemble(setup.plan(setup.Given(values=[made])), World(rank, 2, "cpu"), device="cpu")
+    batches = [batch for window in parts.loader.windows() for batch in window.batches]
+    assert {"pixel_values" in batch.inputs for batch in batches} == {True, False}
+    assert all(("idle" in batch.inputs) != ("pixel_values" in batch.inputs) for batch in batches)
+
+
 def test_sft(place: Path, tmp_path: Path) -> None:
     rows = [{"messages": asked(*p, text="x" * i) + said("y" * (8 - i))} for i, p in enumerate(SHOWN, 0)]
     rows[0] = {"messages": asked(0, text="x") + said("y")}

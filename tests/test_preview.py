@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from tk import inference, preview, setup
+from tk.cli import preview as pages
 from tk.contracts import Request
 from tk.sample import Message, Part, Sample
 from tk_conformance.videos import write_films
@@ -82,6 +83,8 @@ def test_every_method_shows_its_rows(place: Path, tmp_path: Path, method: Any, r
     assert not row.problem
     assert [laid.name for laid in row.sequences] == names
     assert row.label == rows.get("label")
+    if row.label is not None:
+        assert f"label: {row.label}" in pages.page([row])
     if names[0] == "chosen":
         assert 0 < row.shared < row.sequences[0].length
 

@@ -274,7 +274,7 @@ def test_mistakes_of_the_program_are_not_taken_for_bad_rows(tmp_path):
 def test_longer_rows_are_counted_where_they_are_dropped(run):
     prepared = run([pair(1), pair(2, "long" * 9), pair(3)], max_length=10, truncation="drop")
     assert texts(prepared.train) == ["q001a001", "q003a003"]
-    assert prepared.report.skipped == {"longer than max_length": 1}
+    assert prepared.report.skipped == {"too long": 1}
     assert prepared.limit == Limit(10, "drop")
 
 

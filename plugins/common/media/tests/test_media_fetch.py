@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
@@ -15,6 +16,8 @@ from PIL import Image
 
 from tk.config.sections import MediaSection
 from tk.errors import DataError, UsageError
+from tk_conformance.videos import write_films
+from tk_media.films import described, frames
 from tk_media.reading import Reader
 
 ROW = "rows.jsonl:7"
@@ -27,6 +30,11 @@ def png() -> bytes:
     return stream.getvalue()
 
 
+def film() -> bytes:
+    with TemporaryDirectory() as folder:
+        return Path(write_films(Path(folder))["a"]).read_bytes()
+
+
 class Pages(BaseHTTPRequestHandler):
     asked: list[str]
 
@@ -35,6 +43,8 @@ class Pages(BaseHTTPRequestHandler):
         name = self.path.partition("?")[0]
         if name == "/a.png":
             self.answer(200, png())
+        elif name == "/a.mp4":
+            self.answer(200, film())
         elif name == "/moved.png":
             self.answer(302, b"", Location="/a.png")
         elif name == "/elsewhere.png":
@@ -102,6 +112,15 @@ def test_a_picture_is_fetched_once(site: Site, tmp_path: Path) -> None:
     assert kept(tmp_path) == [Path(found)]
     reader().find(f"{site.url}/a.png?other", ROW)
     assert site.asked == ["/a.png", "/a.png?other"]
+
+
+def test_a_video_is_fetched_like_a_picture(site: Site) -> None:
+    pytest.importorskip("av", reason="PyAV is not installed")
+    found = reader().find(f"{site.url}/a.mp4", ROW)
+    facts = described(reader(), found, ROW)
+    assert facts.frames > 1
+    assert len(frames(reader(), found, [0, 1], ROW, (28, 28))) == 2
+    assert site.asked == ["/a.mp4"]
 
 
 @pytest.mark.parametrize("hosts", [["example.org"], ["*.example.org"], ["127.0.0.2"], ["127"], ["27.0.0.1"]])

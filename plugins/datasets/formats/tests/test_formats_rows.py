@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tk.plugins import load
@@ -297,6 +297,7 @@ values = st.recursive(
 )
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])  # beside other tests on few cores
 @given(
     name=st.sampled_from(["messages", "alpaca", "sharegpt", "prompt-completion", "text"]),
     row=st.dictionaries(

@@ -79,6 +79,20 @@ def test_a_seeded_request_gives_the_same_whatever_runs_beside_it(model: LoadedMo
     assert len({c.ids for c in together[5]}) == 3, "completions of one request differ"
 
 
+def test_the_prompt_of_several_completions_is_read_once(model: LoadedModel) -> None:
+    read: list[int] = []
+    hook = model.module.register_forward_pre_hook(
+        lambda module, args, kwargs: read.append(kwargs["input_ids"].numel()), with_kwargs=True
+    )
+    prompt = list(PROMPTS[0]) * 4
+    try:
+        engine_of(model).generate([Request(prompt, Sampling(max_tokens=3, temperature=1.0, seed=1, n=6))])
+    finally:
+        hook.remove()
+    assert read[0] == len(prompt)
+    assert all(count <= 6 for count in read[1:])
+
+
 def test_unseeded_requests_differ_and_leave_torchs_random_numbers_alone(model: LoadedModel) -> None:
     before = torch.get_rng_state()
     engine = engine_of(model)

@@ -1,4 +1,4 @@
-"""InfoNCE equals its formula written out in float64, whatever its options."""
+"""InfoNCE and its gradient equal those of its formula written out in float64, whatever its options."""
 
 from __future__ import annotations
 
@@ -20,20 +20,19 @@ def vectors_of(shapes: list[int], width: int, seed: int) -> tuple[torch.Tensor, 
     return torch.randn(len(parts), width, dtype=torch.float64, generator=generator), parts
 
 
-def by_hand(vectors: torch.Tensor, parts: torch.Tensor, options: InfoNceOptions) -> list[float]:
+def by_hand(vectors: torch.Tensor, parts: torch.Tensor, options: InfoNceOptions) -> list[torch.Tensor]:
     """One query after another, one passage after another."""
     queries = [i for i, part in enumerate(parts) if part == 0]
     passages = [i for i, part in enumerate(parts) if part > 0]
-    totals = [0.0] * len(queries)
+    totals = [torch.zeros((), dtype=torch.float64)] * len(queries)
     dims = options.dims or (vectors.shape[1],)
 
-    def cosine(i: int, j: int, dim: int) -> float:
+    def cosine(i: int, j: int, dim: int) -> torch.Tensor:
         a, b = vectors[i, :dim], vectors[j, :dim]
-        return float(a @ b / (a.norm() * b.norm()))
+        return a @ b / (a.norm() * b.norm())
 
-    def entropy(own: float, all_: list[float]) -> float:
-        scaled = torch.tensor(all_, dtype=torch.float64) / options.temperature
-        return float(scaled.logsumexp(0)) - own / options.temperature
+    def entropy(own: torch.Tensor, all_: list[torch.Tensor]) -> torch.Tensor:
+        return (torch.stack(all_) / options.temperature).logsumexp(0) - own / options.temperature
 
     for dim, (number, q) in itertools.product(dims, enumerate(queries)):
         own = cosine(q, q + 1, dim)
@@ -45,7 +44,7 @@ def by_hand(vectors: torch.Tensor, parts: torch.Tensor, options: InfoNceOptions)
         value = entropy(own, kept)
         if options.symmetric:
             value = (value + entropy(own, [cosine(other, q + 1, dim) for other in queries])) / 2
-        totals[number] += value / len(dims)
+        totals[number] = totals[number] + value / len(dims)
     return totals
 
 
@@ -60,8 +59,13 @@ def by_hand(vectors: torch.Tensor, parts: torch.Tensor, options: InfoNceOptions)
 def test_it_equals_the_formula(shapes, symmetric, dims, margin, seed) -> None:
     options = InfoNceOptions(0.2, dims, symmetric, margin)
     vectors, parts = vectors_of(shapes, 8, seed)
+    vectors.requires_grad_()
     found = InfoNce(options)({"pooled": vectors}, {"parts": parts}, lambda values: values)
-    assert found.tolist() == pytest.approx(by_hand(vectors, parts, options), rel=1e-9)
+    expected = torch.stack(by_hand(vectors, parts, options))
+    assert found.tolist() == pytest.approx(expected.tolist(), rel=1e-9)
+    weights = torch.arange(1, len(found) + 1, dtype=torch.float64)
+    gradients = [torch.autograd.grad((values * weights).sum(), vectors)[0] for values in (found, expected)]
+    torch.testing.assert_close(*gradients, rtol=1e-8, atol=1e-10)
 
 
 def test_gradients_are_finite_also_where_negatives_are_masked() -> None:
