@@ -51,7 +51,11 @@ class Delta:
 
 @runtime_checkable
 class Engine(Protocol):
-    """What generates. Built as `target([options], model=LoadedModel)`."""
+    """What generates. Built as `target([options], model=LoadedModel)`.
+
+    One that generates on `model.module` itself declares `shared-module`: in training this is the module that is trained.
+    Others leave it alone, and are given weights by `update` (`weight-update`) before they generate in training.
+    """
 
     def generate(self, requests: Sequence[Request]) -> list[list[Completion]]:
         """`sampling.n` completions of each request, in order."""
