@@ -5,23 +5,33 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 
-from tk.contracts import Completion, Session
+from tk.contracts import Batch, Completion, Layout, Pass, Session
 from tk.errors import TkError, TkWarning
+from tk_grpo.contracts import Advantage
+from tk_grpo.options import GrpoOptions
 from tk_rollouts.answers import Group, answers_of
 from tk_rollouts.generate import Asked, answered, warn_if_cut
 from tk_rollouts.score import score_tokens
 from tk_rollouts.stream import Drawn
 
-if TYPE_CHECKING:
-    from tk_grpo.method import Grpo
+
+class Rolling(Protocol):
+    """What a rollout asks of its method."""
+
+    options: GrpoOptions
+    advantage: Advantage
+
+    def asked(self, role: str, *, grad: bool, id: str = "") -> Pass: ...
+
+    def batch(self, groups: Sequence[Group], layout: Layout) -> Batch: ...
 
 
 def roll_out(
-    method: Grpo, session: Session, asked: Sequence[Asked], again: bool, draw: Callable[[int], Drawn]
+    method: Rolling, session: Session, asked: Sequence[Asked], again: bool, draw: Callable[[int], Drawn]
 ) -> list[Group]:
     """Answers with their advantages.
 
@@ -113,7 +123,7 @@ def punish(group: Group, margin: float, limit: int) -> None:
             one.reward += penalty
 
 
-def compare(method: Grpo, session: Session, groups: Sequence[Group]) -> None:
+def compare(method: Rolling, session: Session, groups: Sequence[Group]) -> None:
     """The advantage of each answer, from the rewards and lengths of the whole rollout on all ranks."""
     told = session.gather([[(answer.reward, len(answer.ids)) for answer in group.answers] for group in groups])
     known = [[(math.nan if value is None else value, n) for value, n in row] for rank in told for row in rank]
@@ -127,7 +137,7 @@ def compare(method: Grpo, session: Session, groups: Sequence[Group]) -> None:
             answer.advantage = float(value)
 
 
-def score(method: Grpo, session: Session, groups: Sequence[Group]) -> None:
+def score(method: Rolling, session: Session, groups: Sequence[Group]) -> None:
     """Log-probs of each answer's tokens by the policy as it stands, and by the reference where there is one."""
     passes = [method.asked("policy", grad=False, id="old")]
     names = {"old": ("old", "logps")}

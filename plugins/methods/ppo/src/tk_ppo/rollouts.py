@@ -4,19 +4,31 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-from tk.contracts import Pass, Session
+from tk.contracts import Batch, Layout, Pass, Session, Stat
 from tk_ppo.estimates import divergences, generalised_advantages, moments
+from tk_ppo.options import PpoOptions
 from tk_rollouts.answers import Answer, Group, answers_of
 from tk_rollouts.generate import Asked, answered, warn_if_cut
 from tk_rollouts.score import score_tokens
 
-if TYPE_CHECKING:
-    from tk_ppo.method import Ppo
+
+class Rolling(Protocol):
+    """What a rollout asks of its method."""
+
+    options: PpoOptions
+
+    def asked(self, role: str, *, grad: bool, id: str = "") -> Pass: ...
+
+    def sampled(self, stat: str, role: str = "policy") -> Stat: ...
+
+    def valued(self, *, grad: bool) -> Pass: ...
+
+    def batch(self, groups: Sequence[Group], layout: Layout) -> Batch: ...
 
 
-def roll_out(method: Ppo, session: Session, asked: Sequence[Asked]) -> list[Group]:
+def roll_out(method: Rolling, session: Session, asked: Sequence[Asked]) -> list[Group]:
     """Answers whose tokens have `old` log-probs, `values`, `advantages` and `returns`."""
     groups = answered(session, asked)
     warn_if_cut(session, groups)
@@ -29,7 +41,7 @@ def roll_out(method: Ppo, session: Session, asked: Sequence[Asked]) -> list[Grou
     return groups
 
 
-def score(method: Ppo, session: Session, groups: Sequence[Group]) -> None:
+def score(method: Rolling, session: Session, groups: Sequence[Group]) -> None:
     """What policy, critic and reference give the tokens before the first update."""
     asked = method.asked("policy", grad=False, id="old")
     passes = [Pass((*asked.wants, method.sampled("entropy")), "policy", False, "old"), method.valued(grad=False)]
@@ -40,7 +52,7 @@ def score(method: Ppo, session: Session, groups: Sequence[Group]) -> None:
     score_tokens(session, method.batch, groups, passes, names)
 
 
-def estimate(method: Ppo, session: Session, answers: Sequence[Answer]) -> None:
+def estimate(method: Rolling, session: Session, answers: Sequence[Answer]) -> None:
     """Advantages and returns of this rank's answers, on the scale of all ranks' where they are whitened."""
     options = method.options
     rewards = [token_rewards(method, answer) for answer in answers]
@@ -61,7 +73,7 @@ def estimate(method: Ppo, session: Session, answers: Sequence[Answer]) -> None:
             answer.tokens["advantages"] = [spread.whitened(a) for a in answer.tokens["advantages"]]
 
 
-def token_rewards(method: Ppo, answer: Answer) -> list[float]:
+def token_rewards(method: Rolling, answer: Answer) -> list[float]:
     """The answer's reward at its last token, and at each token the divergence from the reference taken off.
 
     What is not needed any more is taken out of the answer's tokens, its mean or sum into the figures.
