@@ -241,6 +241,11 @@ def test_a_folder_with_another_run_is_left_as_it_is(command, refused, here):
     assert before == {path: path.read_bytes() for path in here.rglob("*") if path.is_file()}
 
 
+def test_going_on_without_a_run_is_told(command):
+    done = command("train", "--resume")
+    assert (done.code, one_error(done.err)) == (2, "--resume: no run is named to go on with: --run FOLDER.")
+
+
 def test_an_output_that_is_a_file_is_told(refused, here):
     (here / "run").write_text("mine")
     assert refused(USAGE, "--model", "model", "--data", "rows.jsonl") == "output.dir: run is a file."

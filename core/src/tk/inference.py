@@ -79,7 +79,7 @@ def load(plan: Plan, run: Path | None, head: Head = LM_HEAD) -> tuple[LoadedMode
     final = run / "final"
     if not final.is_dir():
         raise UsageError(
-            f"{run}: this run is not finished (it has no final/); go on with `tk train --run {run} --resume`."
+            f"{run}: this run is not finished (it has no final/); go on with `tk train --run {shlex.quote(str(run))} --resume`."
         )
     tuner: Tuner = plan.one("tuner").build()
     tuner.attach(model)

@@ -200,7 +200,7 @@ def _given(
     *,
     config: Annotated[list[Path] | None, typer.Option("-c", "--config", help="YAML files; later ones win.")] = None,
     run: Annotated[
-        Path | None, typer.Option("--run", help="Folder of a finished run: its config and what it trained.")
+        Path | None, typer.Option("--run", help="Folder of a run: its config, and what it has trained.")
     ] = None,
     plugin: Annotated[list[str] | None, typer.Option("--plugin", help="A local plugin file; may be repeated.")] = None,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,

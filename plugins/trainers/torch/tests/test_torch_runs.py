@@ -330,6 +330,16 @@ def test_a_bad_row_leaves_nothing_behind(inputs: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+def test_a_prompt_without_room_for_an_answer_is_not_shown_and_told(inputs: Path, tmp_path: Path) -> None:
+    long = {"messages": [{"role": "user", "content": "7" * 600}, {"role": "assistant", "content": "Long."}]}
+    (tmp_path / "held.jsonl").write_text(json.dumps(long) + "\n" + (inputs / "rows.jsonl").read_text())
+    data = {"sources": {"rows": {"path": str(inputs / "rows.jsonl")}}, "truncation": "left"}
+    held = {"sources": {"held": {"path": str(tmp_path / "held.jsonl"), "first": 2}}, "generate": 2, "max_new_tokens": 2}
+    with pytest.warns(TkWarning, match=r"eval.generate: .*held.jsonl:1 is not shown: its prompt fills the model's 512"):
+        result = tk.train(_config(inputs, tmp_path / "run", data=data, eval=held, train={"steps": 1}))
+    assert len(result.samples) == 1
+
+
 def test_a_run_says_what_it_was(inputs: Path, tmp_path: Path) -> None:
     config = _config(
         inputs,

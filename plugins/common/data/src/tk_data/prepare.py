@@ -107,7 +107,8 @@ def prepare_data(
 ) -> Prepared:
     """Read, understand and encode every source.
 
-    max_length: positions of the model, the limit where the config names none. Deterministic: every process of a run prepares the same.
+    max_length: positions of the model, the limit where the config names none. Deterministic: every process of a run
+    prepares the same.
 
     Raises DataError at the first bad row with `on_error: stop`, and where nothing is left to train on or to evaluate.
     """

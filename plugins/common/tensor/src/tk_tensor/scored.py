@@ -72,7 +72,8 @@ class ScoredModel(nn.Module):
         """Statistics by `pass.key` and name, in single precision.
 
         inputs: of the models' forward. fields: `select` and `targets` for statistics of tokens; `segments`, `lengths` and
-        `lasts` for `pooled`, `ends` for `score`; `given`: statistics that are known already, by key and name, for which no model is asked.
+        `lasts` for `pooled`, `ends` for `score`; `given`: statistics that are known already, by key and name, for which no
+        model is asked.
         Passes without gradient come first and run without dropout. A pass is a forward, but where roles share a
         module: the first passes of each are one, and so on.
         """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from tk.compose import Plan
 from tk.contracts import Encoding, Head, Medium, Pass, Request, Session, Stat
+from tk.errors import TkWarning
 from tk.inference import default_engine
 from tk.sample import Sample, sequence_names
 from tk_data.prepare import EvalPrompt
@@ -77,6 +79,14 @@ def _with_room(parts: Parts, count: int) -> tuple[list[EvalPrompt], list[Encodin
     encodings = parts.template.encode([prompt.sample for prompt in prompts], generation=True)
     most = parts.policy.max_length
     pairs = [(p, e) for p, e in zip(prompts, encodings, strict=True) if most is None or len(e.ids) < most]
+    fit = {prompt.sample.origin for prompt, _ in pairs}
+    for prompt in prompts:
+        if prompt.sample.origin not in fit:
+            warnings.warn(
+                f"eval.generate: {prompt.sample.origin} is not shown: its prompt fills the model's {most} positions.",
+                TkWarning,
+                stacklevel=1,
+            )
     return [prompt for prompt, _ in pairs], [encoding for _, encoding in pairs]
 
 
