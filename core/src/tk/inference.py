@@ -13,6 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from tk import engines
 from tk.compose import Plan
 from tk.config.resolve import Chosen
 from tk.contracts import (
@@ -241,7 +242,9 @@ def generate(plan: Plan, loaded: Runtime, samples: Sequence[Sample]) -> list[lis
     """Completions of each sample's conversation."""
     encodings = loaded.template.encode(samples, generation=True)
     stop_ids = loaded.template.stop_ids()
-    return loaded.engine.generate([Request(e.ids, plan.config.sampling, stop_ids, e.media) for e in encodings])
+    return engines.generate(
+        loaded.engine, [Request(e.ids, plan.config.sampling, stop_ids, e.media) for e in encodings]
+    )
 
 
 class Conversation:
@@ -271,7 +274,7 @@ class Conversation:
         media = [*self._media, *encoding.media]
         request = Request(encoding.ids, self._plan.config.sampling, template.stop_ids(), media)
         sampled: list[int] = []
-        for delta in self._loaded.engine.stream(request):
+        for delta in engines.stream(self._loaded.engine, request):
             sampled.extend(delta.ids)
             yield delta.text
         self._ids, self._media = [*encoding.ids, *sampled], media

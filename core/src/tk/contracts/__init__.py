@@ -15,7 +15,7 @@ from __future__ import annotations
 from tk.config.sections import Sampling
 from tk.contracts.data import Batch, Dataset, Encoding, Example, Format, Layout, Limit, Row, RowSet, Template
 from tk.contracts.dialects import Dialect
-from tk.contracts.generation import Completion, Delta, Engine, Moment, Request, Reward, Scored
+from tk.contracts.generation import Completion, Delta, Engine, FinishReason, Moment, Request, Reward, Scored
 from tk.contracts.media import MediaProcessor, Medium
 from tk.contracts.methods import (
     Figures,
@@ -61,6 +61,7 @@ __all__ = [
     "Dialect",
     "Encoding",
     "Engine",
+    "FinishReason",
     "Example",
     "Exporter",
     "Figures",

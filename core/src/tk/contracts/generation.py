@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from tk.config.sections import Sampling
 from tk.contracts.media import Medium
+from tk.errors import TkError
 from tk.sample import Message
 
 if TYPE_CHECKING:
@@ -24,44 +25,63 @@ class Request:
     media: Sequence[Medium] = ()
 
 
+FinishReason = Literal["", "stop", "length", "error", "cancelled"]
+"""How a completion ended: by a stop token or string, at its limit, not at all; "" while it is on its way."""
+
+
 @dataclass(frozen=True)
 class Completion:
     """A generated continuation. `ids` include the stop token where one ended it; `text` does not.
 
     logps: of the sampled distribution (after temperature and truncation), one a token, where asked for.
-    finish_reason: "stop" (a stop token or string) or "length".
     policy_version: the version last given to `Engine.update`.
     """
 
     ids: tuple[int, ...]
     text: str
-    finish_reason: Literal["stop", "length"]
+    finish_reason: FinishReason
     logps: tuple[float, ...] | None = None
     policy_version: int = 0
 
 
 @dataclass(frozen=True)
 class Delta:
-    """A piece of a streamed completion; the last one has a finish reason."""
+    """A piece of a completion; the last one has a finish reason.
+
+    key, number: of the request, as `Engine.add` gave it, and which of its `sampling.n` completions.
+    logps: one a token, where asked for. error: why there is none, where the finish reason is "error".
+    """
 
     text: str
     ids: tuple[int, ...] = ()
-    finish_reason: Literal["", "stop", "length"] = ""
+    finish_reason: FinishReason = ""
+    key: int = 0
+    number: int = 0
+    logps: tuple[float, ...] = ()
+    policy_version: int = 0
+    error: TkError | None = None
 
 
 @runtime_checkable
 class Engine(Protocol):
-    """What generates. Built as `target([options], model=LoadedModel)`.
+    """What generates. Built as `target([options], model=LoadedModel)`; `tk.engines` drives it.
 
+    Requests are added at any time, also while others are on their way, and cancelled; each step gives what is new of all of them.
     One that generates on `model.module` itself declares `shared-module`: in training this is the module that is trained.
     Others leave it alone, and are given weights by `update` (`weight-update`) before they generate in training.
     """
 
-    def generate(self, requests: Sequence[Request]) -> list[list[Completion]]:
-        """`sampling.n` completions of each request, in order."""
+    def add(self, request: Request) -> int:
+        """A key for the request, which no other has. Raises TkError, with nothing begun, for one that cannot be served."""
         ...
 
-    def stream(self, request: Request) -> Iterator[Delta]: ...
+    def step(self) -> Sequence[Delta]:
+        """What is new since the last step, soon: nothing where nothing has come. In the order of each completion."""
+        ...
+
+    def cancel(self, key: int) -> None:
+        """Forget a request; nothing more comes of it. One that is not known (any longer) is no error."""
+        ...
 
     def score(self, requests: Sequence[Request]) -> list[tuple[float, ...]]:
         """Numbers of whole sequences, by a model without a vocabulary head: a score a label, or the text's vector.
@@ -70,7 +90,9 @@ class Engine(Protocol):
         """
         ...
 
-    def update(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None: ...
+    def update(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
+        """Answer with other weights from now on: with these, or, none given, with those of the shared module as it is now."""
+        ...
 
     def close(self) -> None: ...
 

@@ -1,6 +1,6 @@
 """The checks pass for what keeps its contract, and name what is wrong with what does not."""
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from tk.contracts import Completion, Delta, LoadedModel, Request, Stat
+from tk.contracts import Delta, LoadedModel, Request, Stat
 from tk_auto.family import AutoFamily
 from tk_conformance.engines import check_engine
 from tk_conformance.losses import check_loss
@@ -120,11 +120,14 @@ class Careless:
         values = {"seed": None, "max_tokens": 5, "stop": ()}
         return replace(request, sampling=replace(request.sampling, **{self.forgets: values[self.forgets]}))
 
-    def generate(self, requests: list[Request]) -> list[list[Completion]]:
-        return self.engine.generate([self._known(request) for request in requests])  # type: ignore[no-any-return]
+    def add(self, request: Request) -> int:
+        return self.engine.add(self._known(request))  # type: ignore[no-any-return]
 
-    def stream(self, request: Request) -> Iterator[Delta]:
-        return self.engine.stream(request)  # type: ignore[no-any-return]
+    def step(self) -> Sequence[Delta]:
+        return self.engine.step()  # type: ignore[no-any-return]
+
+    def cancel(self, key: int) -> None:
+        self.engine.cancel(key)
 
 
 @pytest.mark.parametrize(

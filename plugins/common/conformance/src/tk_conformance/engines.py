@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tk.contracts import Completion, Engine, Request, Sampling
+from tk.engines import generate, stream
 from tk.testing.need import need
 
 TOKENS = 12
@@ -19,7 +20,7 @@ def check_engine(engine: Engine, prompts: Sequence[Sequence[int]], *, streams: b
     for completion in free:
         need(len(completion.ids) == TOKENS, f"max_tokens = {TOKENS} gave {len(completion.ids)} tokens")
         need(completion.finish_reason == "length", "a completion that reached max_tokens says it was stopped")
-    together = engine.generate([Request(ids, Sampling(max_tokens=TOKENS, temperature=0)) for ids in prompts])
+    together = generate(engine, [Request(ids, Sampling(max_tokens=TOKENS, temperature=0)) for ids in prompts])
     need([c[0].ids for c in together] == [c.ids for c in free], "greedy tokens depend on what runs beside them")
     _check_stops(engine, prompts[0], free[0])
     _check_seeds(engine, prompts)
@@ -28,7 +29,7 @@ def check_engine(engine: Engine, prompts: Sequence[Sequence[int]], *, streams: b
 
 
 def _one(engine: Engine, request: Request) -> Completion:
-    (completions,) = engine.generate([request])
+    (completions,) = generate(engine, [request])
     need(len(completions) == request.sampling.n, f"n = {request.sampling.n} gave {len(completions)} completions")
     return completions[0]
 
@@ -54,8 +55,8 @@ def _check_seeds(engine: Engine, prompts: Sequence[Sequence[int]]) -> None:
         Request(ids, Sampling(max_tokens=TOKENS, temperature=1.0, seed=seed, n=2, logprobs=True))
         for seed, ids in enumerate(prompts)
     ]
-    together = engine.generate(requests)
-    alone = [engine.generate([request])[0] for request in requests]
+    together = generate(engine, requests)
+    alone = [generate(engine, [request])[0] for request in requests]
     ids = [[c.ids for c in completions] for completions in together]
     need(ids == [[c.ids for c in completions] for completions in alone], "a seed does not make a result its own")
     need(any(a != b for a, b in ids), "two completions of one request are always the same")
@@ -67,7 +68,7 @@ def _check_seeds(engine: Engine, prompts: Sequence[Sequence[int]]) -> None:
 
 def _check_stream(engine: Engine, prompt: Sequence[int]) -> None:
     request = Request(prompt, Sampling(max_tokens=TOKENS, temperature=1.0, seed=3))
-    whole, deltas = _one(engine, request), list(engine.stream(request))
+    whole, deltas = _one(engine, request), list(stream(engine, request))
     need("".join(d.text for d in deltas) == whole.text, "the pieces of a stream are not the text of generate")
     need(tuple(i for d in deltas for i in d.ids) == whole.ids, "the tokens of a stream are not those of generate")
     reasons = [delta.finish_reason for delta in deltas]

@@ -15,6 +15,7 @@ from torch import Tensor
 from tk import EngineSpec, component, hookimpl
 from tk.callbacks import Base
 from tk.contracts import Completion, LoadedModel, Request
+from tk.engines import Batched
 
 
 @component("rewards", "letters")
@@ -35,14 +36,15 @@ async def broken(batch: Any) -> Sequence[float]:
     return [0.0] * (len(batch.completions) - 1)
 
 
-class Recorded:
+class Recorded(Batched):
     """Answers that depend on the request's seed only: the same whatever the weights are, and whoever has them."""
 
     def __init__(self, *, model: LoadedModel) -> None:
+        super().__init__()
         self.tokenizer, self.vocabulary = model.tokenizer, len(model.tokenizer)
         self.versions: list[int] = []
 
-    def generate(self, requests: Sequence[Request]) -> list[list[Completion]]:
+    def answer(self, requests: Sequence[Request]) -> list[list[Completion]]:
         return [[self._answer(request, i) for i in range(request.sampling.n)] for request in requests]
 
     def _answer(self, request: Request, number: int) -> Completion:

@@ -101,7 +101,7 @@ def tiny_config(
         "pad_token_id": tokenizer.pad_token_id,
     }
     known = {*inspect.signature(cls).parameters, *cls.attribute_map}
-    return cls(**{name: value for name, value in sizes.items() if name in known}, **config)
+    return cls(**{name: value for name, value in sizes.items() if name in known} | config)
 
 
 def tiny_tokenizer(vocab: str | int = "smollm2") -> Any:

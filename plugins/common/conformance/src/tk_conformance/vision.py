@@ -33,6 +33,7 @@ from tk.contracts import (
     Stat,
     Template,
 )
+from tk.engines import generate
 from tk.sample import Message, Part, Sample
 from tk.testing.need import need
 from tk_auto.quiet import quiet
@@ -267,7 +268,7 @@ def check_generation(
     prompts = [replace(sample, messages=sample.messages[:-1]) for sample in samples]
     encodings = template.encode(prompts, generation=True)
     sampling = Sampling(max_tokens=tokens, temperature=0.0)
-    found = engine.generate([Request(e.ids, sampling, template.stop_ids(), e.media) for e in encodings])
+    found = generate(engine, [Request(e.ids, sampling, template.stop_ids(), e.media) for e in encodings])
     with quiet():
         reference = AutoModelForImageTextToText.from_pretrained(model.path).eval()
     suppressed = {"bad_words_ids": [[mark] for mark in model.media.marks.values()]} if model.media else {}

@@ -6,7 +6,7 @@ itself. What each token computes is what it computes in a row of its own.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -128,7 +128,11 @@ class Masks:
 
     def __call__(self, inputs: Mapping[str, Any], dtype: torch.dtype) -> Any:
         """The model's `attention_mask` for rows of trees."""
-        made = {kind: mask_of(inputs, window) for kind, window in self.windows.items()}
+        return self.of(lambda window: mask_of(inputs, window), dtype)
+
+    def of(self, seen: Callable[[int | None], Tensor], dtype: torch.dtype) -> Any:
+        """The model's `attention_mask` out of [B, 1, T, S] booleans: what each token sees within a window."""
+        made = {kind: seen(window) for kind, window in self.windows.items()}
         if self.additive:
             lowest = torch.finfo(dtype).min
             made = {kind: torch.zeros_like(m, dtype=dtype).masked_fill(~m, lowest) for kind, m in made.items()}

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tk import engines
 from tk.compose import Plan
 from tk.contracts import Batch, Completion, Engine, Moment, Pass, Request, Rows, Strategy, World
 from tk.errors import UsageError
@@ -64,7 +65,7 @@ class Running(Configured):
         self._module.eval()
         try:
             with self._speed.phase("generate"), torch.no_grad(), computing(self._plan, self.world.device):
-                return self._engine.generate(requests)
+                return engines.generate(self._engine, requests)
         finally:
             self._parts.training_mode(self._module)
 

@@ -1,0 +1,110 @@
+"""Driving engines: a batch of requests, or one as a stream; and engines that only answer batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+
+from tk.contracts import Completion, Delta, Engine, FinishReason, Request
+from tk.errors import TkError, UsageError
+
+
+@dataclass
+class _Growing:
+    """A completion of which some pieces have come."""
+
+    ids: list[int] = field(default_factory=list)
+    text: list[str] = field(default_factory=list)
+    logps: list[float] = field(default_factory=list)
+
+    def add(self, delta: Delta) -> None:
+        self.ids += delta.ids
+        self.text.append(delta.text)
+        self.logps += delta.logps
+
+    def completion(self, request: Request, finish_reason: FinishReason, version: int) -> Completion:
+        logps = tuple(self.logps) if request.sampling.logprobs else None
+        return Completion(tuple(self.ids), "".join(self.text), finish_reason, logps, version)
+
+
+def generate(engine: Engine, requests: Sequence[Request]) -> list[list[Completion]]:
+    """`sampling.n` completions of each request, in order; the longest prompts are begun first.
+
+    Raises TkError for a request that cannot be served; the others are cancelled.
+    """
+    growing: dict[tuple[int, int], _Growing] = {}
+    done: dict[tuple[int, int], Completion] = {}
+    keys: dict[int, int] = {}
+    try:
+        for place in sorted(range(len(requests)), key=lambda place: -len(requests[place].ids)):
+            key = engine.add(requests[place])
+            keys[key] = place
+            growing |= {(key, number): _Growing() for number in range(requests[place].sampling.n)}
+        while growing:
+            for delta in engine.step():
+                at = delta.key, delta.number
+                if delta.error is not None:
+                    raise delta.error
+                growing[at].add(delta)
+                if delta.finish_reason:
+                    request = requests[keys[delta.key]]
+                    done[at] = growing.pop(at).completion(request, delta.finish_reason, delta.policy_version)
+    finally:
+        for key in {key for key, _ in growing}:
+            engine.cancel(key)
+    found = {place: key for key, place in keys.items()}
+    return [[done[found[i], n] for n in range(request.sampling.n)] for i, request in enumerate(requests)]
+
+
+def stream(engine: Engine, request: Request) -> Iterator[Delta]:
+    """One completion in pieces of whole characters; the pieces joined are `generate`'s text."""
+    if request.sampling.n != 1:
+        raise UsageError(f"Only one completion can be streamed at a time, not n = {request.sampling.n}.")
+    return _pieces(engine, engine.add(request))
+
+
+def _pieces(engine: Engine, key: int) -> Iterator[Delta]:
+    ended = False
+    try:
+        while not ended:
+            for delta in engine.step():
+                if delta.error is not None:
+                    raise delta.error
+                ended = bool(delta.finish_reason)
+                yield delta
+    finally:
+        if not ended:
+            engine.cancel(key)
+
+
+class Batched:
+    """An engine that answers batches: a subclass says how. What was added is answered whole at the next step."""
+
+    def __init__(self) -> None:
+        self._keys = count()
+        self._waiting: dict[int, Request] = {}
+
+    def answer(self, requests: Sequence[Request]) -> Sequence[Sequence[Completion]]:
+        """`sampling.n` completions of each request, in order."""
+        raise NotImplementedError
+
+    def add(self, request: Request) -> int:
+        key = next(self._keys)
+        self._waiting[key] = request
+        return key
+
+    def step(self) -> list[Delta]:
+        waiting, self._waiting = self._waiting, {}
+        try:
+            answers = self.answer(list(waiting.values())) if waiting else []
+        except TkError as error:
+            return [Delta("", (), "error", key, n, error=error) for key, r in waiting.items() for n in range(r.sampling.n)]
+        return [
+            Delta(c.text, c.ids, c.finish_reason, key, number, c.logps or (), c.policy_version)
+            for key, completions in zip(waiting, answers, strict=True)
+            for number, c in enumerate(completions)
+        ]
+
+    def cancel(self, key: int) -> None:
+        self._waiting.pop(key, None)
