@@ -1,13 +1,17 @@
-"""Driving engines: a batch of requests, or one as a stream; and engines that only answer batches."""
+"""Driving engines: a batch of requests, or one as a stream; and what engines share that can do less than all."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count
+from typing import TYPE_CHECKING
 
 from tk.contracts import Completion, Delta, Engine, FinishReason, Request
 from tk.errors import TkError, UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass
@@ -78,7 +82,23 @@ def _pieces(engine: Engine, key: int) -> Iterator[Delta]:
             engine.cancel(key)
 
 
-class Batched:
+class Base:
+    """What an engine has that generates only, with weights that stay: the rest of `tk.contracts.Engine`."""
+
+    def score(self, requests: Sequence[Request]) -> list[tuple[float, ...]]:
+        raise UsageError("This engine generates only: it gives no scores and no vectors.")
+
+    def update(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
+        raise UsageError("This engine's weights cannot be replaced.")
+
+    def sleep(self) -> None:
+        """Nothing is kept between requests."""
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+class Batched(Base):
     """An engine that answers batches: a subclass says how. What was added is answered whole at the next step."""
 
     def __init__(self) -> None:

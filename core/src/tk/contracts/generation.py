@@ -94,6 +94,10 @@ class Engine(Protocol):
         """Answer with other weights from now on: with these, or, none given, with those of the shared module as it is now."""
         ...
 
+    def sleep(self) -> None:
+        """Let go of what memory it can until the next request (`sleep`)."""
+        ...
+
     def close(self) -> None: ...
 
 

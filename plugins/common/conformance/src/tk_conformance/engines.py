@@ -1,10 +1,10 @@
-"""Behaviour of engines: limits, stops, seeds and streams."""
+"""Behaviour of engines: limits, stops, seeds, streams, and requests that come and go."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tk.contracts import Completion, Engine, Request, Sampling
+from tk.contracts import Completion, Delta, Engine, Request, Sampling
 from tk.engines import generate, stream
 from tk.testing.need import need
 
@@ -12,7 +12,7 @@ TOKENS = 12
 
 
 def check_engine(engine: Engine, prompts: Sequence[Sequence[int]], *, streams: bool = True) -> None:
-    """Limits, stop tokens and strings, greedy decoding, seeds, several completions, log-probs, and streams.
+    """Limits, stop tokens and strings, greedy decoding, seeds, several completions, log-probs, company, and streams.
 
     prompts: at least two, of different lengths, whose greedy answers run for 12 tokens without an end token.
     """
@@ -24,6 +24,7 @@ def check_engine(engine: Engine, prompts: Sequence[Sequence[int]], *, streams: b
     need([c[0].ids for c in together] == [c.ids for c in free], "greedy tokens depend on what runs beside them")
     _check_stops(engine, prompts[0], free[0])
     _check_seeds(engine, prompts)
+    _check_company(engine, prompts[0], prompts[1], free[1])
     if streams:
         _check_stream(engine, prompts[0])
 
@@ -64,6 +65,20 @@ def _check_seeds(engine: Engine, prompts: Sequence[Sequence[int]]) -> None:
         logps = completion.logps
         need(logps is not None and len(logps) == len(completion.ids), "log-probs are not one a token")
         need(all(logp <= 0 for logp in logps or ()), "a log-prob is above 0")
+
+
+def _check_company(engine: Engine, prompt: Sequence[int], other: Sequence[int], free: Completion) -> None:
+    greedy = Sampling(max_tokens=TOKENS, temperature=0)
+    left = engine.add(Request(prompt, greedy))
+    engine.step()
+    kept = engine.add(Request(other, greedy))
+    engine.cancel(left)
+    engine.cancel(left)
+    found: list[Delta] = []
+    while not (found and found[-1].finish_reason):
+        found += engine.step()
+    need({delta.key for delta in found} == {kept}, "something comes of a request that was cancelled")
+    need(tuple(i for d in found for i in d.ids) == free.ids, "a request that comes later, or a cancelled one, changes tokens")
 
 
 def _check_stream(engine: Engine, prompt: Sequence[int]) -> None:

@@ -126,6 +126,10 @@ class TransformersEngine:
                 own[name].copy_(tensor)
         self.version = version
 
+    def sleep(self) -> None:
+        """Forget the beginnings that were read; the keys and values of requests go with the last of them anyway."""
+        self._prefixes.clear()
+
     def close(self) -> None:
         """What is on its way is let go; the module belongs to whoever loaded it."""
         self._waiting.clear()

@@ -35,7 +35,7 @@ class Running(Configured):
         self._plan, self._parts = plan, parts
         self._module = module
         self._strategy, self._speed = strategy, speed
-        self._given: int | None = None  # the step whose weights an engine of its own has
+        self._given: int | None = None  # the step whose weights the engine was told of
         self.moment: Callable[[], Moment] = Moment
 
     def close(self) -> None:
@@ -50,8 +50,8 @@ class Running(Configured):
         Raises TkError, on every rank, for a request that fails on any; UsageError for an engine that cannot be used here.
         """
         engine, step = self._engine, self.moment().step
-        follows = self._shared or self._given == step
-        weights = () if follows else self.weights()
+        follows = self._given == step
+        weights = () if follows or self._supports("shared-module") else self.weights()
         self._given = step
 
         def act() -> list[list[Completion]]:
@@ -67,6 +67,8 @@ class Running(Configured):
             with self._speed.phase("generate"), torch.no_grad(), computing(self._plan, self.world.device):
                 return engines.generate(self._engine, requests)
         finally:
+            if self._supports("sleep"):
+                self._engine.sleep()
             self._parts.training_mode(self._module)
 
     @cached_property
@@ -78,10 +80,8 @@ class Running(Configured):
         engine: Engine = chosen.build(model=self._parts.policy)
         return engine
 
-    @property
-    def _shared(self) -> bool:
-        """Whether the engine generates on the policy's module."""
-        return "shared-module" in default_engine(self._plan).component.spec.supports
+    def _supports(self, word: str) -> bool:
+        return word in default_engine(self._plan).component.spec.supports
 
     def reward(self, samples: Sequence[Sample], completions: Sequence[Completion]) -> dict[str, Sequence[float | None]]:
         """Raises TkError, on every rank, for a reward that misbehaves on any."""
