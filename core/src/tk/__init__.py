@@ -19,10 +19,11 @@ if TYPE_CHECKING:
     from tk.api import load_config as load_config
     from tk.api import plan as plan
     from tk.api import score as score
+    from tk.api import serve as serve
     from tk.api import train as train
 
 _HOMES = {
-    "tk.api": ("train", "infer", "score", "embed", "export", "chat", "plan", "load_config"),
+    "tk.api": ("train", "infer", "score", "embed", "export", "chat", "serve", "plan", "load_config"),
     "tk.errors": ("TkError", "UsageError", "ConfigError", "DataError"),
     "tk.hookspecs": ("hookimpl",),
     "tk.local": ("component",),
@@ -49,6 +50,7 @@ _HOMES = {
         "OptimizerSpec",
         "RewardSpec",
         "SchedulerSpec",
+        "ServerSpec",
         "Spec",
         "StrategySpec",
         "TemplateSpec",

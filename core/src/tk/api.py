@@ -18,7 +18,7 @@ from tk.config.resolve import Config
 
 if TYPE_CHECKING:
     from tk.compose import Plan
-    from tk.contracts import Tracker, TrainPlan, TrainResult
+    from tk.contracts import Serving, Tracker, TrainPlan, TrainResult
     from tk.inference import Answer, Conversation, Numbers
 
 
@@ -75,6 +75,15 @@ def chat(config: Any = None, *, run: str | Path | None = None, **sections: Any) 
     from tk import inference
 
     return inference.Conversation(setup.plan(setup.given_from(config, sections, run)), _folder(run))
+
+
+def serve(config: Any = None, *, run: str | Path | None = None, **sections: Any) -> Serving:
+    """A server that answers in the background until it is closed: `with tk.serve(model=…) as server: server.url`."""
+    from tk import inference
+
+    serving = inference.serving(setup.plan(setup.given_from(config, sections, run)), _folder(run))
+    serving.start()
+    return serving
 
 
 def export(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import TYPE_CHECKING
 
-from tk.contracts import Completion, Delta, Engine, FinishReason, Request
+from tk.contracts import Completion, Delta, Engine, Request
 from tk.errors import TkError, UsageError
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class _Growing:
+class Growing:
     """A completion of which some pieces have come."""
 
     ids: list[int] = field(default_factory=list)
@@ -27,9 +27,10 @@ class _Growing:
         self.text.append(delta.text)
         self.logps += delta.logps
 
-    def completion(self, request: Request, finish_reason: FinishReason, version: int) -> Completion:
+    def completion(self, request: Request, last: Delta) -> Completion:
+        """What it has come to with its last piece."""
         logps = tuple(self.logps) if request.sampling.logprobs else None
-        return Completion(tuple(self.ids), "".join(self.text), finish_reason, logps, version)
+        return Completion(tuple(self.ids), "".join(self.text), last.finish_reason, logps, last.policy_version)
 
 
 def generate(engine: Engine, requests: Sequence[Request]) -> list[list[Completion]]:
@@ -37,14 +38,14 @@ def generate(engine: Engine, requests: Sequence[Request]) -> list[list[Completio
 
     Raises TkError for a request that cannot be served; the others are cancelled.
     """
-    growing: dict[tuple[int, int], _Growing] = {}
+    growing: dict[tuple[int, int], Growing] = {}
     done: dict[tuple[int, int], Completion] = {}
     keys: dict[int, int] = {}
     try:
         for place in sorted(range(len(requests)), key=lambda place: -len(requests[place].ids)):
             key = engine.add(requests[place])
             keys[key] = place
-            growing |= {(key, number): _Growing() for number in range(requests[place].sampling.n)}
+            growing |= {(key, number): Growing() for number in range(requests[place].sampling.n)}
         while growing:
             for delta in engine.step():
                 at = delta.key, delta.number
@@ -53,7 +54,7 @@ def generate(engine: Engine, requests: Sequence[Request]) -> list[list[Completio
                 growing[at].add(delta)
                 if delta.finish_reason:
                     request = requests[keys[delta.key]]
-                    done[at] = growing.pop(at).completion(request, delta.finish_reason, delta.policy_version)
+                    done[at] = growing.pop(at).completion(request, delta)
     finally:
         for key in {key for key, _ in growing}:
             engine.cancel(key)
@@ -119,7 +120,9 @@ class Batched(Base):
         try:
             answers = self.answer(list(waiting.values())) if waiting else []
         except TkError as error:
-            return [Delta("", (), "error", key, n, error=error) for key, r in waiting.items() for n in range(r.sampling.n)]
+            return [
+                Delta("", (), "error", key, n, error=error) for key, r in waiting.items() for n in range(r.sampling.n)
+            ]
         return [
             Delta(c.text, c.ids, c.finish_reason, key, number, c.logps or (), c.policy_version)
             for key, completions in zip(waiting, answers, strict=True)

@@ -134,5 +134,10 @@ def tk_dialects() -> Iterable[specs.DialectSpec]:  # type: ignore[empty-body]
 
 
 @hookspec
+def tk_servers() -> Iterable[specs.ServerSpec]:  # type: ignore[empty-body]
+    """Servers: a model offered to clients over a network."""
+
+
+@hookspec
 def tk_commands() -> Iterable[specs.CommandSpec]:  # type: ignore[empty-body]
     """Further commands of `tk`."""

@@ -24,6 +24,8 @@ from tk.contracts import (
     LoadedModel,
     Medium,
     Request,
+    Server,
+    Serving,
     Template,
     Tuner,
 )
@@ -242,9 +244,7 @@ def generate(plan: Plan, loaded: Runtime, samples: Sequence[Sample]) -> list[lis
     """Completions of each sample's conversation."""
     encodings = loaded.template.encode(samples, generation=True)
     stop_ids = loaded.template.stop_ids()
-    return engines.generate(
-        loaded.engine, [Request(e.ids, plan.config.sampling, stop_ids, e.media) for e in encodings]
-    )
+    return engines.generate(loaded.engine, [Request(e.ids, plan.config.sampling, stop_ids, e.media) for e in encodings])
 
 
 class Conversation:
@@ -282,6 +282,12 @@ class Conversation:
     def reset(self) -> None:
         """Forget what was said."""
         self._ids, self._media = (), ()
+
+
+def serving(plan: Plan, run: Path | None) -> Serving:
+    """A plan's server with the model, or with what `run` has trained of it."""
+    server: Server = plan.one("server").build()
+    return server.open(plan, run, trained_head(plan) if run else LM_HEAD)
 
 
 def export(plan: Plan, run: Path | None, folder: Path, format: str) -> Path:

@@ -149,6 +149,10 @@ class LauncherSpec(Spec):
     """How the processes of a run are started."""
 
 
+class ServerSpec(Spec):
+    """How a model is offered to clients over a network."""
+
+
 class CommandSpec(Spec):
     """A command of `tk`: help shows it without importing it; `target` is a Typer app or a function."""
 
@@ -361,6 +365,15 @@ KINDS: tuple[KindSpec, ...] = (
     ),
     KindSpec(name="evaluators", singular="evaluator", spec=EvaluatorSpec, summary="Benchmark harnesses."),
     KindSpec(name="launchers", singular="launcher", spec=LauncherSpec, summary="How a run's processes are started."),
+    KindSpec(
+        name="servers",
+        singular="server",
+        spec=ServerSpec,
+        contract="tk.contracts:Server",
+        section="server",
+        default="openai",
+        summary="How a model is offered to clients.",
+    ),
     KindSpec(
         name="dialects",
         singular="dialect",

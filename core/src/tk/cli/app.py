@@ -21,6 +21,7 @@ _HELP: dict[str, str] = {
     "infer": "Generate answers to a file of prompts, and score them.",
     "embed": "Write the vectors of texts.",
     "chat": "Talk to a model.",
+    "serve": "Offer a model to clients.",
     "data": "Look at data as a run would train on it.",
     "export": "Write a trained model as a plain checkpoint.",
     "plugins": "List, inspect, check and write plugins.",

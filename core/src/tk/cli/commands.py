@@ -6,6 +6,7 @@ A command takes what the user gave; its keywords are its options, and its docstr
 from __future__ import annotations
 
 import gc
+import json as json_
 import os
 import shlex
 import shutil
@@ -209,6 +210,26 @@ def chat(
             except DataError as error:  # a picture or a video: the talk goes on without it
                 print(f"error: {error}", file=sys.stderr)
             _forget(media)
+
+
+def serve(
+    given: Given,
+    *,
+    host: Annotated[str | None, typer.Option("--host", help="Short for --server.host.")] = None,
+    port: Annotated[str | None, typer.Option("--port", help="Short for --server.port.")] = None,
+    api_key: Annotated[
+        list[str] | None, typer.Option("--api-key", help="Short for --server.api-keys; may be repeated.")
+    ] = None,
+) -> None:
+    """Offer a model, or what a run has trained (--run), to clients."""
+    from tk import inference
+
+    flags = [(name, value) for name, value in (("server.host", host), ("server.port", port)) if value is not None]
+    if api_key:
+        flags.append(("server.api_keys", json_.dumps(api_key)))
+    serving = inference.serving(setup.plan(replace(given, flags=[*given.flags, *flags])), given.run)
+    print(f"{serving.model} at {serving.url}; Ctrl-C ends", file=sys.stderr, flush=True)
+    serving.run()
 
 
 def export(

@@ -27,6 +27,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "infer": ("model", "template", "data", "engines", "rewards", "sampling", "plugins"),
     "embed": ("model", "template", "data", "engines", "plugins"),
     "chat": ("model", "template", "engines", "sampling", "plugins"),
+    "serve": ("model", "template", "engines", "sampling", "server", "media", "plugins"),
     "export": ("model", "tuner", "plugins"),
     "data preview": ("model", "template", "data", "method", "plugins"),
 }

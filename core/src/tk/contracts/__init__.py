@@ -48,6 +48,7 @@ from tk.contracts.runs import (
     TrainResult,
     World,
 )
+from tk.contracts.serving import Server, Serving
 
 __all__ = [
     "LM_HEAD",
@@ -92,6 +93,8 @@ __all__ = [
     "Schedule",
     "Sampling",
     "Scored",
+    "Server",
+    "Serving",
     "Session",
     "Settings",
     "Source",

@@ -66,7 +66,9 @@ def drained(engine: TransformersEngine) -> list[Delta]:
 
 PROMPT = st.one_of(
     st.lists(st.integers(3, 299), min_size=1, max_size=12),
-    st.tuples(st.integers(1, 40), st.lists(st.integers(3, 299), max_size=3)).map(lambda p: [*LONG[: p[0]], *p[1]] or [5]),
+    st.tuples(st.integers(1, 40), st.lists(st.integers(3, 299), max_size=3)).map(
+        lambda p: [*LONG[: p[0]], *p[1]] or [5]
+    ),
 )
 REQUEST = st.builds(
     lambda ids, tokens, temperature, seed, n, penalty: Request(
@@ -161,7 +163,7 @@ def test_a_beginning_is_read_once(llama: LoadedModel) -> None:
     ids = [[*LONG, 100 + number] for number in range(5)]
     with tokens_read(llama) as counts:
         generate(engine, [Request(own, sampling, stop_ids=(299,)) for own in ids[:3]])
-        assert counts == [41, 3, 2, 2] or counts[0] == 41 and sum(counts) == 41 + 2 + 3
+        assert counts == [41, 1, 2, 2], "the others wait for the first, and read what differs"
         counts.clear()
         (made,) = generate(engine, [Request(ids[3], sampling, stop_ids=(299,))])[0]
         assert counts == [1, 1]

@@ -78,7 +78,10 @@ def _check_company(engine: Engine, prompt: Sequence[int], other: Sequence[int], 
     while not (found and found[-1].finish_reason):
         found += engine.step()
     need({delta.key for delta in found} == {kept}, "something comes of a request that was cancelled")
-    need(tuple(i for d in found for i in d.ids) == free.ids, "a request that comes later, or a cancelled one, changes tokens")
+    need(
+        tuple(i for d in found for i in d.ids) == free.ids,
+        "a request that comes later, or a cancelled one, changes tokens",
+    )
 
 
 def _check_stream(engine: Engine, prompt: Sequence[int]) -> None:

@@ -172,7 +172,9 @@ class TransformersEngine:
     def _taken(self, rows: Sequence[Row], logits: Tensor) -> list[Delta]:
         """The next token of every row."""
         tokens, logps = choose(logits, rows)
-        return [row.take(*taken, self.version) for row, taken in zip(rows, zip(tokens, logps, strict=True), strict=True)]
+        return [
+            row.take(*taken, self.version) for row, taken in zip(rows, zip(tokens, logps, strict=True), strict=True)
+        ]
 
     def _settle(self, batch: Batch) -> None:
         """Rows that have ended leave; with the last of them goes the memory of their keys and values."""

@@ -14,7 +14,8 @@ class TransformersOptions:
 
     max_batch: Annotated[int, doc("Answers that are on their way at once.", ge=1)] = 32
     max_read: Annotated[
-        int, doc("Prompt tokens that are read between two tokens of the answers under way; longer prompts in pieces.", ge=1)
+        int,
+        doc("Prompt tokens that are read between two tokens of the answers under way; longer prompts in pieces.", ge=1),
     ] = 2048
     prefix_cache: Annotated[
         int, doc("Tokens of ended requests kept for those that begin alike, as a talk that goes on; 0: none.", ge=0)

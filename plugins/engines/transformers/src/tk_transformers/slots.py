@@ -112,7 +112,9 @@ class SlotCache(Cache):
 
     def saved(self, place: int, count: int) -> Saved:
         """A row's first tokens, in memory of their own."""
-        return [(layer.keys[place, :, :count].clone(), layer.values[place, :, :count].clone()) for layer in self._full()]
+        return [
+            (layer.keys[place, :, :count].clone(), layer.values[place, :, :count].clone()) for layer in self._full()
+        ]
 
     def restore(self, place: int, saved: Saved, count: int) -> None:
         """The first tokens of what was saved, into a place."""

@@ -1,0 +1,239 @@
+"""The server's routes: the OpenAI protocol over a served model."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import struct
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+
+from tk import __version__
+from tk_openai_server.errors import Refused
+from tk_openai_server.generation import Counted, Generation, Shape, sampling_of
+from tk_openai_server.guard import Guard
+from tk_openai_server.metrics import Metrics
+from tk_openai_server.options import ServerOptions
+from tk_openai_server.schema import ChatRequest, CompletionRequest, EmbeddingRequest, TokenizeRequest
+from tk_openai_server.served import Prompt, Served
+from tk_openai_server.shapes import ChatShape, TextShape
+
+T = TypeVar("T")
+
+
+def create_app(served: Served, options: ServerOptions) -> FastAPI:
+    """The ASGI application. It closes `served` when it is shut down."""
+
+    @asynccontextmanager
+    async def living(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        await asyncio.to_thread(served.close)
+
+    app = FastAPI(title="tk", version=__version__, lifespan=living)
+    metrics = Metrics()
+    routes = _Routes(served, metrics)
+    for method, path, endpoint in routes.table():
+        app.add_api_route(path, endpoint, methods=[method], response_model=None)
+    app.add_exception_handler(Refused, _refused)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _http)
+    paths = [path for _, path, _ in routes.table()]
+    app.add_middleware(Guard, options=options, metrics=metrics, paths=paths)
+    return app
+
+
+class _Routes:
+    def __init__(self, served: Served, metrics: Metrics) -> None:
+        self._served, self._metrics = served, metrics
+
+    def table(self) -> list[tuple[str, str, Any]]:
+        return [
+            ("POST", "/v1/chat/completions", self.chat),
+            ("POST", "/v1/completions", self.completions),
+            ("POST", "/v1/embeddings", self.embeddings),
+            ("GET", "/v1/models", self.models),
+            ("POST", "/tokenize", self.tokenize),
+            ("GET", "/health", self.health),
+            ("GET", "/metrics", self.metrics),
+        ]
+
+    async def chat(self, asked: ChatRequest, request: Request) -> Response:
+        """An answer to a conversation."""
+        self._named(asked.model)
+        if asked.response_format and asked.response_format.get("type") != "text":
+            raise Refused(400, "response_format: only text is supported.", param="response_format")
+        if asked.top_logprobs:
+            raise Refused(400, "top_logprobs is not supported: 0.", param="top_logprobs")
+        sampling = sampling_of(asked, self._served)
+        tools = [t.model_dump(exclude_none=True) for t in asked.tools or ()] if asked.tool_choice != "none" else []
+        prompt = await self._served.chat([m.model_dump(exclude_unset=True) for m in asked.messages], tools)
+        made = [self._served.request(prompt, sampling, chat=True)]
+        return await self._answer(asked, request, ChatShape(self._token, sampling.logprobs), made, [prompt])
+
+    async def completions(self, asked: CompletionRequest, request: Request) -> Response:
+        """What texts go on with."""
+        self._named(asked.model)
+        if asked.suffix:
+            raise Refused(400, "suffix is not supported.", param="suffix")
+        if asked.best_of not in (None, asked.n or 1):
+            raise Refused(400, "best_of is not supported.", param="best_of")
+        if asked.logprobs:
+            raise Refused(400, "logprobs: only those of the tokens themselves: 0.", param="logprobs")
+        sampling = sampling_of(asked, self._served)
+        prompts = [await self._served.prompt(each) for each in _each(asked.prompt)]
+        echo = {}
+        if asked.echo:
+            texts = [self._served.tokenizer.decode(list(p.encoding.ids), skip_special_tokens=True) for p in prompts]
+            echo = {i * sampling.n + k: text for i, text in enumerate(texts) for k in range(sampling.n)}
+        made = [self._served.request(prompt, sampling, chat=False) for prompt in prompts]
+        return await self._answer(asked, request, TextShape(self._token, sampling.logprobs, echo), made, prompts)
+
+    async def embeddings(self, asked: EmbeddingRequest, request: Request) -> Response:
+        """The vectors of texts."""
+        self._named(asked.model)
+        prompts = [await self._served.prompt(each) for each in _each(asked.input)]
+        vectors = await _unless_gone(request, self._served.vectors(prompts))
+        if vectors is None:
+            return Response(status_code=499)
+        if asked.dimensions is not None:
+            if not 0 < asked.dimensions <= len(vectors[0]):
+                raise Refused(400, f"dimensions: the vectors have {len(vectors[0])}.", param="dimensions")
+            vectors = [_shortened(vector, asked.dimensions) for vector in vectors]
+        used = sum(map(len, prompts))
+        self._metrics.prompts.inc(used)
+        return JSONResponse(
+            {
+                "object": "list",
+                "model": self._served.name,
+                "data": [
+                    {"object": "embedding", "index": i, "embedding": _written(vector, asked.encoding_format)}
+                    for i, vector in enumerate(vectors)
+                ],
+                "usage": {"prompt_tokens": used, "total_tokens": used},
+            }
+        )
+
+    async def models(self) -> dict[str, Any]:
+        """The models that are served."""
+        own = {"id": self._served.name, "object": "model", "created": self._served.created, "owned_by": "tk"}
+        return {"object": "list", "data": [own | {"max_model_len": self._served.max_length}]}
+
+    async def tokenize(self, asked: TokenizeRequest) -> dict[str, Any]:
+        """The tokens of a text, or of a conversation as it would be answered."""
+        self._named(asked.model)
+        if (asked.prompt is None) == (asked.messages is None):
+            raise Refused(400, "Either prompt or messages are tokenised.")
+        if asked.messages is not None:
+            tools = [tool.model_dump(exclude_none=True) for tool in asked.tools or ()]
+            prompt = await self._served.chat([m.model_dump(exclude_unset=True) for m in asked.messages], tools)
+        else:
+            prompt = await self._served.prompt(asked.prompt or "")
+        return {"tokens": list(prompt.encoding.ids), "count": len(prompt), "max_model_len": self._served.max_length}
+
+    async def health(self) -> dict[str, str]:
+        """That the server is there."""
+        return {"status": "ok"}
+
+    async def metrics(self) -> Response:
+        """Counters for Prometheus."""
+        return PlainTextResponse(self._metrics.text(), media_type="text/plain; version=1.0.0; charset=utf-8")
+
+    def _named(self, model: str) -> None:
+        if model != self._served.name:
+            raise Refused(
+                404, f"There is no model {model!r} here: {self._served.name}.", param="model", code="model_not_found"
+            )
+
+    def _token(self, token: int) -> str:
+        return str(self._served.tokenizer.decode([token], skip_special_tokens=False))
+
+    async def _answer(
+        self,
+        asked: ChatRequest | CompletionRequest,
+        request: Request,
+        shape: Shape,
+        made: Sequence[Any],
+        prompts: Sequence[Prompt],
+    ) -> Response:
+        if self._served.head.kind != "lm":
+            raise Refused(400, f"{self._served.name} generates no text.", param="model")
+        used = Counted(sum(map(len, prompts)))
+        self._metrics.prompts.inc(used.prompt)
+        generation = Generation(self._served, self._metrics, shape, made, used)
+        if not asked.stream:
+            body = await _unless_gone(request, generation.whole())
+            return JSONResponse(body) if body is not None else Response(status_code=499)
+        events = generation.events(bool(asked.stream_options and asked.stream_options.include_usage))
+        first = await anext(events)  # what is wrong from the beginning has a status of its own
+        return StreamingResponse(_whole(first, events), media_type="text/event-stream")
+
+
+async def _whole(first: str, events: AsyncIterator[str]) -> AsyncIterator[str]:
+    """All events; an error that comes after the first is one."""
+    try:
+        yield first
+        async for event in events:
+            yield event
+    except Refused as refused:
+        yield f"data: {refused.response().body.decode()}\n\n"
+    finally:
+        await events.aclose()  # type: ignore[attr-defined]
+
+
+async def _unless_gone(request: Request, work: Awaitable[T]) -> T | None:
+    """The result; None where the client leaves before, and the work is cancelled."""
+    task = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(_left(request))
+    try:
+        await asyncio.wait([task, gone], return_when=asyncio.FIRST_COMPLETED)
+        return await task if task.done() else None
+    finally:
+        for each in (task, gone):
+            each.cancel()
+
+
+async def _left(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _each(prompt: Any) -> list[Any]:
+    """One prompt as text or ids, or several."""
+    return prompt if isinstance(prompt, list) and not isinstance(prompt[0], int) else [prompt]
+
+
+def _shortened(vector: Sequence[float], size: int) -> list[float]:
+    """The first numbers, of length 1 (arXiv:2205.13147)."""
+    kept = vector[:size]
+    norm = sum(value * value for value in kept) ** 0.5
+    return [value / norm for value in kept] if norm else list(kept)
+
+
+def _written(vector: Sequence[float], encoding: str) -> Any:
+    return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode() if encoding == "base64" else list(vector)
+
+
+async def _refused(_: Request, refused: Exception) -> Response:
+    assert isinstance(refused, Refused)
+    return refused.response()
+
+
+async def _invalid(request: Request, error: Exception) -> Response:
+    """What is wrong with a body, by its first fault."""
+    assert isinstance(error, RequestValidationError)
+    if not request.headers.get("content-type", "").partition(";")[0].strip().endswith("json"):
+        return Refused(415, "The body is JSON: send the header Content-Type: application/json.").response()
+    first: Mapping[str, Any] = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"][1:])
+    return Refused(400, f"{place}: {first['msg']}" if place else str(first["msg"]), param=place or None).response()
+
+
+async def _http(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return Refused(error.status_code, str(error.detail)).response()

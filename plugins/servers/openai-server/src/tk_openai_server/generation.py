@@ -1,0 +1,159 @@
+"""Chat and text completions: from a request of the protocol to the engine, and what comes of it back, whole or as events."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+import uuid
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import accumulate
+from typing import Any, Protocol
+
+from tk.contracts import Delta, Request, Sampling
+from tk.errors import DataError, TkError, UsageError
+from tk_openai_server.errors import Refused
+from tk_openai_server.metrics import Metrics
+from tk_openai_server.schema import ChatRequest, CompletionRequest
+from tk_openai_server.served import Served
+
+DONE = "data: [DONE]\n\n"
+
+
+def sampling_of(asked: ChatRequest | CompletionRequest, served: Served) -> Sampling:
+    """The server's `sampling` with what the request says. Raises Refused for what cannot be done."""
+    for name in ("presence_penalty", "frequency_penalty"):
+        if getattr(asked, name):
+            raise Refused(400, f"{name} is not supported: use repetition_penalty.", param=name)
+    if asked.logit_bias:
+        raise Refused(400, "logit_bias is not supported.", param="logit_bias")
+    limit = getattr(asked, "max_completion_tokens", None) or asked.max_tokens
+    most = served.options.max_output
+    if most is not None and limit is not None and limit > most:
+        raise Refused(400, f"max_tokens is {limit}, and {most} is the limit.", param="max_tokens")
+    stop = (asked.stop,) if isinstance(asked.stop, str) else tuple(asked.stop or ()) or None
+    given = {
+        "max_tokens": limit or (min(served.sampling.max_tokens, most) if most else None),
+        "stop": stop,
+        "logprobs": asked.logprobs is not None and asked.logprobs is not False,
+        **{n: getattr(asked, n) for n in ("temperature", "top_p", "top_k", "repetition_penalty", "seed", "n")},
+    }
+    return replace(served.sampling, **{name: value for name, value in given.items() if value is not None})
+
+
+@dataclass
+class Counted:
+    """What a request has used."""
+
+    prompt: int
+    completion: int = 0
+
+    def body(self) -> dict[str, int]:
+        return {
+            "prompt_tokens": self.prompt,
+            "completion_tokens": self.completion,
+            "total_tokens": self.prompt + self.completion,
+        }
+
+
+@dataclass
+class Choice:
+    """A completion on its way. index: among the response's choices."""
+
+    index: int
+    text: str = ""
+    ids: list[int] = field(default_factory=list)
+    logps: list[float] = field(default_factory=list)
+    finish_reason: str | None = None
+
+    def add(self, delta: Delta) -> None:
+        self.text += delta.text
+        self.ids += delta.ids
+        self.logps += delta.logps
+        self.finish_reason = delta.finish_reason or None
+
+
+class Shape(Protocol):
+    """How a protocol writes choices."""
+
+    kind: str
+    prefix: str
+
+    def whole(self, choice: Choice) -> dict[str, Any]: ...
+    def opening(self, choice: Choice) -> dict[str, Any] | None: ...
+    def piece(self, choice: Choice, delta: Delta) -> dict[str, Any]: ...
+
+
+@dataclass
+class Generation:
+    """Completions of some prompts, in one response."""
+
+    served: Served
+    metrics: Metrics
+    shape: Shape
+    requests: Sequence[Request]
+    used: Counted
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    async def whole(self) -> dict[str, Any]:
+        """The response with all choices."""
+        choices = [Choice(i) for i in range(sum(r.sampling.n for r in self.requests))]
+        async for choice, delta in self._deltas(choices):
+            choice.add(delta)
+        return self._body([self.shape.whole(c) for c in choices], self.shape.kind) | {"usage": self.used.body()}
+
+    async def events(self, usage: bool) -> AsyncIterator[str]:
+        """Server-sent events, as the pieces come; an error in the midst is an event as well."""
+        choices = [Choice(i) for i in range(sum(r.sampling.n for r in self.requests))]
+        kind = f"{self.shape.kind}.chunk" if self.shape.kind.startswith("chat") else self.shape.kind
+        rest: dict[str, Any] = {"usage": None} if usage else {}
+        begun: set[int] = set()
+        async for choice, delta in self._deltas(choices):
+            if choice.index not in begun:
+                begun.add(choice.index)
+                if (opening := self.shape.opening(choice)) is not None:
+                    yield _event(self._body([opening], kind) | rest)
+            choice.finish_reason = delta.finish_reason or None
+            if delta.text or delta.finish_reason or delta.logps:
+                yield _event(self._body([self.shape.piece(choice, delta)], kind) | rest)
+        if usage:
+            yield _event(self._body([], kind) | {"usage": self.used.body()})
+        yield DONE
+
+    async def _deltas(self, choices: Sequence[Choice]) -> AsyncIterator[tuple[Choice, Delta]]:
+        """The deltas of all requests as they come. Raises Refused for a request that fails."""
+        begun, first = time.monotonic(), True
+        offsets = [0, *accumulate(request.sampling.n for request in self.requests)]
+        try:
+            async with asyncio.timeout(self.served.options.timeout):
+                async for place, delta in self.served.dispatcher.stream(self.requests):
+                    if first:
+                        self.metrics.first_token.observe(time.monotonic() - begun)
+                        first = False
+                    self.used.completion += len(delta.ids)
+                    self.metrics.generated.inc(len(delta.ids))
+                    yield choices[offsets[place] + delta.number], delta
+        except TimeoutError as error:
+            seconds = self.served.options.timeout
+            raise Refused(504, f"The answer took longer than {seconds:g} seconds.", code="timeout") from error
+        except UsageError as error:
+            raise Refused(400, str(error)) from error
+        except DataError as error:
+            raise Refused(400, str(error)) from error
+        except TkError as error:
+            raise Refused(503, str(error), retry_after=1) from error
+
+    def _body(self, choices: list[dict[str, Any]], kind: str) -> dict[str, Any]:
+        return {
+            "id": f"{self.shape.prefix}-{self.id}",
+            "object": kind,
+            "created": self.created,
+            "model": self.served.name,
+            "choices": choices,
+        }
+
+
+def _event(body: dict[str, Any]) -> str:
+    return f"data: {json.dumps(body, ensure_ascii=False)}\n\n"

@@ -1,0 +1,29 @@
+"""Options of the server `openai`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from tk.config.options import doc
+
+
+@dataclass(frozen=True)
+class ServerOptions:
+    """Who may ask, and for what."""
+
+    host: Annotated[str, doc("Address to listen on; this machine only unless given.")] = "127.0.0.1"
+    port: Annotated[int, doc("Port; 0: any that is free.", ge=0, le=65535)] = 8000
+    api_keys: Annotated[list[str], doc("Keys, one of which clients must show; none: anybody may ask.")] = field(
+        default_factory=list
+    )
+    model_name: Annotated[str, doc("What clients call the model; its own or its run's name unless given.")] = ""
+    vectors: Annotated[bool, doc("Offer the model's vectors of texts, not its answers.")] = False
+    max_body: Annotated[int, doc("Bytes of a request.", ge=1)] = 4_000_000
+    max_prompt: Annotated[int | None, doc("Tokens of a prompt; the model's positions unless given.", ge=1)] = None
+    max_output: Annotated[int | None, doc("Tokens of an answer that may be asked for.", ge=1)] = None
+    max_requests: Annotated[
+        int, doc("Requests on their way at once, those that wait for the engine included.", ge=1)
+    ] = 256
+    timeout: Annotated[float, doc("Seconds that a request may take to come, and its answer to be made.", gt=0)] = 600.0
+    drain: Annotated[int, doc("Seconds that answers on their way have when the server is ended.", ge=0)] = 30

@@ -1,0 +1,110 @@
+"""The model that is served: what clients send becomes tokens for its engine."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tk.compose import Plan
+from tk.contracts import LM_HEAD, Encoding, Head, Request, Sampling
+from tk.dispatch import Dispatcher
+from tk.errors import TkError
+from tk.inference import runtime
+from tk.sample import Sample
+from tk_openai_server.errors import Refused
+from tk_openai_server.options import ServerOptions
+
+T = TypeVar("T")
+REMOTE = ("data:", "http://", "https://")
+"""How a medium of a client may be named: never as a file of this machine."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Tokens of a prompt, with its media."""
+
+    encoding: Encoding
+
+    def __len__(self) -> int:
+        return len(self.encoding.ids)
+
+
+class Served:
+    """A loaded model under a name, its template, and its engine in a thread of its own."""
+
+    def __init__(
+        self, plan: Plan, run: Path | None, *, name: str, options: ServerOptions, head: Head = LM_HEAD
+    ) -> None:
+        loaded = runtime(plan, run, head)
+        self.name, self.options, self.sampling = name, options, plan.config.sampling
+        self.created = int(time.time())
+        self.head = loaded.model.head
+        self.max_length: int | None = loaded.model.max_length
+        self.tokenizer: Any = loaded.model.tokenizer
+        self.dispatcher = Dispatcher(loaded.engine)
+        self._model, self._template = loaded.model, loaded.template
+        self._messages = plan.registry.get("formats", "messages").build()
+        self._encoders = ThreadPoolExecutor(1, "encode")  # tokenizers are not made for several threads
+
+    async def chat(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()) -> Prompt:
+        """A conversation as tokens. Raises Refused for one that the template does not take."""
+        return await self._encoded(lambda: self._conversation(messages, tools))
+
+    async def prompt(self, prompt: str | Sequence[int]) -> Prompt:
+        """A text as tokens, or tokens as they are."""
+        if isinstance(prompt, str):
+            return await self._encoded(lambda: Sample(text=prompt, origin="prompt"))
+        if max(prompt) >= len(self.tokenizer):
+            raise Refused(400, f"prompt: there is no token {max(prompt)}: the vocabulary has {len(self.tokenizer)}.")
+        return self._checked(Prompt(Encoding(prompt, [0.0] * len(prompt))))
+
+    def request(self, prompt: Prompt, sampling: Sampling, *, chat: bool) -> Request:
+        """What the engine is asked. A text goes on until the model ends it; an answer, until the turn ends."""
+        stop_ids = self._template.stop_ids() if chat else ()
+        return Request(prompt.encoding.ids, sampling, stop_ids, prompt.encoding.media)
+
+    async def vectors(self, prompts: Sequence[Prompt]) -> list[tuple[float, ...]]:
+        if self.head.kind != "none":
+            raise Refused(400, f"{self.name} generates text: serve an embedding model for vectors.", param="model")
+        asked = [Request(p.encoding.ids, media=p.encoding.media) for p in prompts]
+        return await asyncio.wrap_future(self.dispatcher.call(lambda engine: engine.score(asked)))
+
+    def close(self) -> None:
+        self.dispatcher.close()
+        self._encoders.shutdown()
+
+    async def _encoded(self, made: Callable[[], Sample]) -> Prompt:
+        def encode() -> Encoding:
+            return self._template.encode([made()], generation=True)[0]
+
+        try:
+            encoding = await asyncio.get_running_loop().run_in_executor(self._encoders, encode)
+        except (ValueError, TkError) as error:
+            raise Refused(400, str(error)) from error
+        return self._checked(Prompt(encoding))
+
+    def _conversation(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]]) -> Sample:
+        sample: Sample = self._messages({"messages": list(messages), **({"tools": list(tools)} if tools else {})})
+        parts = [part for m in sample.messages if not isinstance(m.content, str) for part in m.content]
+        for part in parts:
+            if part.type != "text" and not (isinstance(part.source, str) and part.source.startswith(REMOTE)):
+                raise Refused(400, f"An {part.type} is given as a data URL or an http(s) URL.", param="messages")
+        if sample.messages[-1].role == "assistant":
+            raise Refused(400, "The last message is the assistant's: there is nothing to answer.", param="messages")
+        return replace(sample, origin="messages")
+
+    def _checked(self, prompt: Prompt) -> Prompt:
+        limits = [limit for limit in (self.options.max_prompt, self.max_length and self.max_length - 1) if limit]
+        most = min(limits, default=None)
+        if most is not None and len(prompt) > most:
+            raise Refused(
+                400, f"The prompt has {len(prompt)} tokens, and {most} are the limit.", code="context_length_exceeded"
+            )
+        if not len(prompt):
+            raise Refused(400, "The prompt is empty.")
+        return prompt

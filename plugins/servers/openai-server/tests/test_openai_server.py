@@ -1,0 +1,191 @@
+"""The protocol, by its own client: answers, streams, usage, log-probabilities, vectors, and what is refused."""
+
+from __future__ import annotations
+
+import base64
+import json
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+import tk
+from tk.contracts import Serving
+from tk_conformance.tiny import tiny_checkpoint
+
+HELLO = [{"role": "user", "content": "Hello"}]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_checkpoint(tmp_path_factory.mktemp("m") / "tiny", "llama", vocab=300)
+
+
+@pytest.fixture(scope="module")
+def serving(model: Path) -> Iterator[Serving]:
+    with tk.serve(model=str(model), sampling={"max_tokens": 12}, server={"port": 0, "max_output": 64}) as serving:
+        yield serving
+
+
+@pytest.fixture
+def client(serving: Serving) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{serving.url}/v1", api_key="none", max_retries=0)
+
+
+def test_the_server_listens_on_this_machine_only(serving: Serving) -> None:
+    assert serving.url.startswith("http://127.0.0.1:")
+
+
+def test_an_answer_is_that_of_a_talk(client: openai.OpenAI, model: Path) -> None:
+    expected = "".join(tk.chat(model=str(model), sampling={"max_tokens": 12}).say("Hello"))
+    made = client.chat.completions.create(model="tiny", messages=HELLO)
+    (choice,) = made.choices
+    assert (choice.message.role, choice.message.content, choice.finish_reason) == ("assistant", expected, "length")
+    assert made.usage
+    assert (made.usage.completion_tokens, made.usage.total_tokens) == (12, made.usage.prompt_tokens + 12)
+    counted = httpx.post(f"{client.base_url}".replace("/v1/", "/tokenize"), json={"model": "tiny", "messages": HELLO})
+    assert counted.json()["count"] == made.usage.prompt_tokens == len(counted.json()["tokens"])
+
+
+def test_a_stream_comes_to_what_is_answered_whole(client: openai.OpenAI) -> None:
+    asked: dict[str, Any] = {
+        "model": "tiny",
+        "messages": HELLO,
+        "temperature": 1.0,
+        "seed": 3,
+        "n": 2,
+        "logprobs": True,
+    }
+    whole = client.chat.completions.create(**asked)
+    assert whole.choices[0].message.content != whole.choices[1].message.content
+    chunks = list(client.chat.completions.create(**asked, stream=True, stream_options={"include_usage": True}))
+    for choice in whole.choices:
+        own = [c for chunk in chunks for c in chunk.choices if c.index == choice.index]
+        assert "".join(c.delta.content or "" for c in own) == choice.message.content
+        assert own[0].delta.role == "assistant"
+        assert [c.finish_reason for c in own if c.finish_reason] == [choice.finish_reason] == [own[-1].finish_reason]
+        told = [t for c in own if c.logprobs for t in c.logprobs.content or ()]
+        assert told == (choice.logprobs.content if choice.logprobs else None)
+        assert len(told) == 12
+    assert chunks[-1].usage == whole.usage
+    assert not any(chunk.usage for chunk in chunks[:-1])
+
+
+def test_texts_go_on_each_on_its_own(client: openai.OpenAI) -> None:
+    asked: dict[str, Any] = {"model": "tiny", "max_tokens": 5, "logprobs": 0, "echo": True}
+    together = client.completions.create(prompt=["one two", "three"], **asked)
+    alone = [client.completions.create(prompt=text, **asked).choices[0] for text in ("one two", "three")]
+    assert [c.text for c in together.choices] == [c.text for c in alone]
+    assert [c.index for c in together.choices] == [0, 1]
+    assert [c.text.startswith(p) for c, p in zip(together.choices, ("one two", "three"), strict=True)] == [True, True]
+    logprobs = together.choices[1].logprobs
+    assert logprobs
+    assert logprobs.token_logprobs
+    assert logprobs.text_offset
+    assert (len(logprobs.token_logprobs), logprobs.text_offset[0]) == (5, len("three"))
+    ids = httpx.post(str(client.base_url).replace("/v1/", "/tokenize"), json={"model": "tiny", "prompt": "three"})
+    by_ids = client.completions.create(prompt=ids.json()["tokens"], **asked)
+    assert by_ids.choices[0].text == alone[1].text
+    streamed = list(client.completions.create(prompt=["one two", "three"], stream=True, **asked))
+    assert "".join(c.text for chunk in streamed for c in chunk.choices if c.index == 1) == alone[1].text
+
+
+def test_stops_end_an_answer(client: openai.OpenAI) -> None:
+    free = client.completions.create(model="tiny", prompt="x", temperature=1.0, seed=5).choices[0].text
+    stop = free[len(free) // 2 :][:2]
+    cut = client.completions.create(model="tiny", prompt="x", temperature=1.0, seed=5, stop=stop).choices[0]
+    assert (cut.text, cut.finish_reason) == (free[: free.index(stop)], "stop")
+
+
+def test_the_model_is_listed(client: openai.OpenAI) -> None:
+    (listed,) = client.models.list().data
+    assert (listed.id, listed.owned_by) == ("tiny", "tk")
+
+
+@pytest.mark.parametrize(
+    ("status", "says", "asked"),
+    [
+        (404, "no model 'other'", {"model": "other"}),
+        (400, "temperature: Input should be greater than or equal to 0", {"temperature": -1}),
+        (400, "messages[0] (user) has no content", {"messages": [{"role": "user"}]}),
+        (400, "unknown role 'robot'", {"messages": [{"role": "robot", "content": "x"}]}),
+        (400, "there is nothing to answer", {"messages": [*HELLO, {"role": "assistant", "content": "Hi"}]}),
+        (400, "and 511 are the limit", {"messages": [{"role": "user", "content": "x" * 100_000}]}),
+        (400, "max_tokens is 65, and 64 is the limit", {"max_tokens": 65}),
+        (400, "presence_penalty is not supported", {"presence_penalty": 0.5}),
+        (400, "top_logprobs is not supported", {"logprobs": True, "top_logprobs": 2}),
+        (400, "response_format", {"response_format": {"type": "json_object"}}),
+        (400, "Extra inputs are not permitted", {"extra_body": {"nonsense": 1}}),
+        (400, "this template writes text only", {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,aaaa"}}]}]}),
+        (400, "a data URL or an http(s) URL", {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "/etc/passwd"}}]}]}),
+        (400, "a data URL or an http(s) URL", {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "file:///etc/passwd"}}]}]}),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_answered_says_why(client: openai.OpenAI, status: int, says: str, asked: dict[str, Any]) -> None:
+    for stream in (False, True):
+        with pytest.raises(openai.APIStatusError) as caught:
+            client.chat.completions.create(**{"model": "tiny", "messages": HELLO, "stream": stream, **asked})
+        assert caught.value.status_code == status
+        assert says in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (400, b'{"model": "tiny", "messages": ['),
+        (400, b'{"model": "tiny", "prompt": "\xff\xfe"}'),
+        (400, b'{"model": "tiny", "prompt": "\\ud800"}'),
+        (400, b'{"model": "tiny", "prompt": []}'),
+        (400, b'{"model": "tiny", "prompt": [1000]}'),
+        (400, b'{"model": "tiny", "prompt": [-1]}'),
+        (400, b'{"model": "tiny", "prompt": ""}'),
+        (400, b'{"model": "tiny", "prompt": "x", "temperature": NaN}'),
+        (400, b'{"model": "tiny", "prompt": "x", "max_tokens": 1e99}'),
+        (400, b"[]"),
+        (413, b'{"model": "tiny", "prompt": "' + b"x" * 10_000_000 + b'"}'),
+    ],
+)
+def test_bodies_that_are_not_as_they_should_be(serving: Serving, status: int, body: bytes) -> None:
+    done = httpx.post(f"{serving.url}/v1/completions", content=body, headers={"Content-Type": "application/json"})
+    assert (done.status_code, set(done.json()["error"])) == (status, {"message", "type", "param", "code"})
+    assert httpx.get(f"{serving.url}/health").json() == {"status": "ok"}
+
+
+def test_other_paths_and_types_are_refused_in_the_same_form(serving: Serving) -> None:
+    assert httpx.get(f"{serving.url}/v1/nothing").json()["error"]["type"] == "not_found_error"
+    assert httpx.get(f"{serving.url}/v1/completions").status_code == 405
+    plain = httpx.post(f"{serving.url}/v1/completions", content=b"{}", headers={"Content-Type": "text/plain"})
+    assert (plain.status_code, "Content-Type" in plain.json()["error"]["message"]) == (415, True)
+
+
+def test_metrics_count_tokens_and_requests(serving: Serving, client: openai.OpenAI) -> None:
+    def figure(name: str) -> float:
+        lines = httpx.get(f"{serving.url}/metrics").text.splitlines()
+        return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
+
+    counted = ("tk_generated_tokens_total", 'tk_requests_total{path="/v1/completions",status="200"}')
+    before = [figure(name) for name in counted]
+    client.completions.create(model="tiny", prompt="x", max_tokens=7)
+    assert [figure(name) - old for name, old in zip(counted, before, strict=True)] == [7, 1]
+
+
+def test_vectors_are_those_of_embed(tmp_path: Path) -> None:
+    model = tiny_checkpoint(tmp_path / "encoder", "llama", vocab=300)
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"text": "some words"}) + "\n")
+    (expected,) = tk.embed(model=str(model), data=str(tmp_path / "rows.jsonl"))
+    with tk.serve(model=str(model), server={"port": 0, "vectors": True, "model_name": "v"}) as serving:
+        client = openai.OpenAI(base_url=f"{serving.url}/v1", api_key="none", max_retries=0)
+        made = client.embeddings.create(model="v", input=["some words", "others"], encoding_format="float")
+        assert made.data[0].embedding == pytest.approx(list(expected.values), abs=1e-6)
+        packed = httpx.post(
+            f"{serving.url}/v1/embeddings", json={"model": "v", "input": "some words", "encoding_format": "base64"}
+        ).json()["data"][0]["embedding"]
+        assert struct.unpack("<32f", base64.b64decode(packed)) == pytest.approx(expected.values, abs=1e-6)
+        short = client.embeddings.create(model="v", input="some words", dimensions=4, encoding_format="float")
+        assert sum(x * x for x in short.data[0].embedding) == pytest.approx(1)
+        with pytest.raises(openai.BadRequestError, match="generates no text"):
+            client.completions.create(model="v", prompt="x")

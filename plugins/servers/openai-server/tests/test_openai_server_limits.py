@@ -1,0 +1,142 @@
+"""Keys, numbers, sizes and times; clients that leave; the end of a server."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import pytest
+
+import tk
+from tk.errors import UsageError
+from tk_conformance.tiny import tiny_checkpoint
+
+LONG = {"model": "tiny", "prompt": "x", "max_tokens": 400, "stop": ["never said"], "stream": True}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """It never ends by itself: its end token is one that is not sampled."""
+    return str(tiny_checkpoint(tmp_path_factory.mktemp("m") / "tiny", "llama", vocab=300))
+
+
+def until(holds: Callable[[], bool], seconds: float = 10) -> bool:
+    end = time.monotonic() + seconds
+    while not holds():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+def in_flight(url: str) -> float:
+    """Requests on their way, but for this one."""
+    text = httpx.get(f"{url}/metrics").text
+    return float(re.search(r"^tk_requests_in_flight (\S+)", text, re.MULTILINE)[1]) - 1  # type: ignore[index]
+
+
+def test_keys_open_and_nothing_else_does(model: str) -> None:
+    with tk.serve(model=model, server={"port": 0, "api_keys": ["one", "two"]}) as serving:
+        for key, status in (("one", 200), ("two", 200), ("three", 401)):
+            done = httpx.get(f"{serving.url}/v1/models", headers={"Authorization": f"Bearer {key}"})
+            assert done.status_code == status
+        assert httpx.get(f"{serving.url}/v1/models").headers["www-authenticate"] == "Bearer"
+        assert httpx.get(f"{serving.url}/metrics").status_code == 401
+        assert httpx.get(f"{serving.url}/health").status_code == 200
+
+
+def test_more_than_so_many_requests_are_told_to_come_again(model: str) -> None:
+    with tk.serve(model=model, server={"port": 0, "max_requests": 1}) as serving:
+        with httpx.stream("POST", f"{serving.url}/v1/completions", json=LONG, timeout=30) as stream:
+            assert stream.status_code == 200
+            done = httpx.post(f"{serving.url}/v1/completions", json={"model": "tiny", "prompt": "x"})
+            assert (done.status_code, done.headers["retry-after"]) == (429, "1")
+            assert httpx.get(f"{serving.url}/health").status_code == 200
+        assert until(
+            lambda: (
+                httpx.post(
+                    f"{serving.url}/v1/completions", json={"model": "tiny", "prompt": "x", "max_tokens": 1}
+                ).status_code
+                == 200
+            )
+        )
+
+
+def posted(url: str, body: bytes) -> socket.socket:
+    """A connection on which a request has been sent."""
+    own = socket.create_connection((httpx.URL(url).host, httpx.URL(url).port or 0), timeout=10)
+    head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+    own.sendall(head.encode() + b"\r\n\r\n" + body)
+    return own
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_that_leaves_is_not_answered_any_longer(model: str, stream: bool) -> None:
+    with tk.serve(model=model, server={"port": 0}) as serving:
+        with posted(serving.url, json.dumps({**LONG, "n": 16, "stream": stream}).encode()):
+            assert until(lambda: in_flight(serving.url) == 1)
+        left = time.monotonic()
+        assert until(lambda: in_flight(serving.url) == 0)
+        assert time.monotonic() - left < 1, "16 answers of 400 tokens take longer"
+
+
+def test_an_answer_that_takes_too_long_is_given_up(model: str) -> None:
+    with tk.serve(model=model, server={"port": 0, "timeout": 0.05}) as serving:
+        done = httpx.post(f"{serving.url}/v1/completions", json={**LONG, "n": 16, "stream": False}, timeout=30)
+        assert (done.status_code, done.json()["error"]["code"]) == (504, "timeout")
+
+
+def test_a_body_that_does_not_come_is_not_waited_for(model: str) -> None:
+    with tk.serve(model=model, server={"port": 0, "timeout": 0.3}) as serving:
+        url = httpx.URL(serving.url)
+        with socket.create_connection((url.host, url.port or 0), timeout=10) as slow:
+            slow.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 50\r\n\r\n{")
+            assert b"408" in slow.recv(100)
+
+
+def test_a_body_of_unknown_length_is_bounded(model: str) -> None:
+    with tk.serve(model=model, server={"port": 0, "max_body": 1000}) as serving:
+        pieces = (b"x" * 100 for _ in range(50))
+        done = httpx.post(f"{serving.url}/v1/completions", content=pieces, headers={"Content-Type": "application/json"})
+        assert done.status_code == 413
+
+
+def test_a_port_that_is_taken_is_told_before_a_model_is_loaded(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        model = tiny_checkpoint(tmp_path / "m", "llama", vocab=300)
+        (model / "model.safetensors").write_bytes(b"")
+        with pytest.raises(UsageError, match=f"127.0.0.1:{port} cannot be listened on"):
+            tk.serve(model=str(model), server={"port": port})
+
+
+def test_sigterm_lets_answers_on_their_way_end(model: str) -> None:
+    command = [sys.executable, "-m", "tk", "serve", "--model", model, "--port", "0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | {"NO_COLOR": "1"}) as server:
+        assert server.stderr
+        url = re.search(r"at (http://\S+);", server.stderr.readline())[1]  # type: ignore[index]
+        texts: list[str] = []
+
+        def ask() -> None:
+            with httpx.stream("POST", f"{url}/v1/completions", json=LONG, timeout=60) as stream:
+                texts.extend(stream.iter_lines())
+
+        asking = threading.Thread(target=ask)
+        asking.start()
+        assert until(lambda: len(texts) > 3)
+        server.send_signal(signal.SIGTERM)
+        asking.join()
+        assert texts[-2] == "data: [DONE]"
+        assert server.wait(20) == 0
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(f"{url}/health")
