@@ -14,7 +14,7 @@ from tk import hookspecs, plugins
 from tk.capabilities import CAPABILITIES
 from tk.config.options import Option, options_of
 from tk.config.sections import FIXED
-from tk.contracts import data, dialects, generation, methods, models, runs
+from tk.contracts import data, dialects, generation, methods, models, runs, serving
 from tk.plugins import Selection
 from tk.registry import Component, Registry
 
@@ -47,7 +47,7 @@ def hooks(registry: Registry) -> str:
 
 
 def _protocols() -> Iterator[tuple[str, str]]:
-    for module in (data, methods, models, runs, generation, dialects):
+    for module in (data, methods, models, runs, generation, serving, dialects):
         source = inspect.getsource(module)
         lines = source.splitlines()
         for node in ast.parse(source).body:

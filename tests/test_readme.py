@@ -10,6 +10,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,21 @@ def run(command: Callable[..., Any], inputs: Path) -> Callable[..., Any]:
     return line
 
 
+def served(text: str) -> None:
+    """A server by a line of a page, at a free port, answers who has the key, and ends when it is asked to."""
+    _, *words = shlex.split(text)
+    port, key = (words.index(flag) + 1 for flag in ("--port", "--api-key"))
+    words[port] = "0"
+    with subprocess.Popen([sys.executable, "-m", "tk", *words], stderr=subprocess.PIPE, text=True) as server:
+        lines = iter(server.stderr.readline, "")
+        url = next(found[1] for line in lines if (found := re.search(r" at (http://\S+);", line)))
+        asked = urllib.request.Request(f"{url}/v1/models", headers={"Authorization": f"Bearer {words[key]}"})
+        with urllib.request.urlopen(asked, timeout=60) as answer:
+            assert json.load(answer)["data"][0]["id"] == "quickstart"
+        server.terminate()
+        assert server.wait(60) == 0
+
+
 # --- README ----------------------------------------------------------------------------------------------------------
 
 
@@ -75,9 +91,11 @@ def test_the_commands_of_the_readme_run_in_their_order(run, here, command, input
     assert command("train", *quickstart, "--output", "runs/quickstart").code == 0
     lines = shown(README)
     for line in lines:
-        if line.startswith("tk "):
+        if line.startswith("tk serve "):
+            served(line)
+        elif line.startswith("tk "):
             run(line)
-    assert sum(line.startswith("tk ") for line in lines) == 5
+    assert sum(line.startswith("tk ") for line in lines) == 6
     assert len(Path("answers.jsonl").read_text().splitlines()) == 2
     assert (here / "merged" / "model.safetensors").is_file()
     trained = [path for path in (here / "runs").iterdir() if path.name != "quickstart"]

@@ -29,6 +29,7 @@ NEEDS = {
     "methods": ("torch", "tk_tensor"),
     "models": ("torch", "transformers", "tk_auto", "tk_conformance"),
     "optimizers": ("torch",),
+    "servers": ("torch", "transformers", "tk_auto", "tk_conformance", "tk_transformers"),
     "strategies": ("torch", "tk_parallel"),
     "templates": ("transformers",),
     "trainers": ("torch", "tk_torch"),
