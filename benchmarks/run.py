@@ -14,6 +14,7 @@ from pathlib import Path
 
 import dpo
 import first_step
+import generation
 import grpo
 import learning
 import pictures
@@ -28,6 +29,7 @@ BENCHMARKS: dict[str, Callable[[bool], list[Section]]] = {
     "throughput": lambda quick: throughput.run(quick),
     "dpo": lambda quick: [dpo.run(quick)],
     "grpo": lambda quick: [grpo.run(quick)],
+    "generation": lambda quick: [generation.run(quick)],
     "learning": lambda quick: [learning.run(quick)],
     "shared_prompt": lambda quick: [shared_prompt.run(quick)],
     "pictures": lambda quick: [pictures.run(quick)],

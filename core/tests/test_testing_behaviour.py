@@ -222,6 +222,9 @@ class Marks:
     def stop_ids(self):
         return (3,)
 
+    def read(self, ids):
+        return Message("assistant", "".join(chr(i) for i in ids if i != 3))
+
 
 def test_a_template_that_renders_as_the_tokenizer_does_passes():
     encodings = check_template(Marks(), Letters())
@@ -244,6 +247,15 @@ def test_a_template_that_renders_otherwise_or_trains_the_user_is_rejected():
         check_template(TrainsAll(), Letters())
     with pytest.raises(AssertionError, match="is not trained"):
         check_template(TrainsNone(), Letters())
+
+
+def test_a_template_that_does_not_read_its_own_answers_is_rejected():
+    class Reads(Marks):
+        def read(self, ids):
+            return Message("assistant", "".join(map(chr, ids)))
+
+    with pytest.raises(AssertionError, match=r"is read as '.*\\x03'"):
+        check_template(Reads(), Letters())
 
 
 def test_base_bears_every_event():

@@ -80,6 +80,10 @@ class Template(Protocol):
         """Token ids that end the assistant's turn."""
         ...
 
+    def read(self, ids: Sequence[int]) -> Message:
+        """What the assistant has said by tokens that were sampled: text, and calls of tools."""
+        ...
+
 
 @dataclass(frozen=True)
 class Limit:

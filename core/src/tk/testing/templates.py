@@ -32,7 +32,7 @@ def template_samples() -> list[Sample]:
 def check_template(
     template: Template, tokenizer: Any, samples: Sequence[Sample] | None = None, render: Render | None = None
 ) -> list[Encoding]:
-    """Compare each sample's ids with the tokenizer's own rendering, and check weights, generation and `extend`.
+    """Compare each sample's ids with the tokenizer's own rendering, and check weights, generation, `extend` and `read`.
 
     tokenizer: has `apply_chat_template` and `decode` (transformers' do). render: replaces the former as the oracle.
     """
@@ -75,6 +75,20 @@ def _check_generation(template: Template, talks: Sequence[Sample], oracle: Rende
         start = [*encoding.ids, *template.stop_ids()[:1]]
         need(list(longer.ids[: len(start)]) == start, f"{prompt.origin}: extend rendered earlier tokens again")
         need(len(longer.ids) > len(start), f"{prompt.origin}: extend added nothing")
+    for talk, prompt, whole in zip(
+        talks, template.encode(prompts, generation=True), template.encode(talks), strict=True
+    ):
+        _check_read(template, talk, list(whole.ids)[len(prompt.ids) :])
+
+
+def _check_read(template: Template, talk: Sample, answer: Sequence[int]) -> None:
+    """What was said is read from its tokens, up to and with the one that ends the turn."""
+    end = next((at for at, token in enumerate(answer) if token in template.stop_ids()), len(answer) - 1)
+    last, found = talk.messages[-1], template.read(answer[: end + 1])
+    need(
+        found.role == "assistant" and found.text.strip() == last.text.strip(),
+        f"{talk.origin}: the answer {last.text!r} is read as {found.text!r}",
+    )
 
 
 def _rendered(tokenizer: Any, sample: Sample, generation: bool) -> Sequence[int]:

@@ -189,3 +189,62 @@ def test_vectors_are_those_of_embed(tmp_path: Path) -> None:
         assert sum(x * x for x in short.data[0].embedding) == pytest.approx(1)
         with pytest.raises(openai.BadRequestError, match="generates no text"):
             client.completions.create(model="v", prompt="x")
+
+
+# --- tools ---
+
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "description": "The weather.",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def calling(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[openai.OpenAI, Path]]:
+    """A server whose model says what said.txt holds, in the chat format that has tools."""
+    folder = tiny_checkpoint(tmp_path_factory.mktemp("m") / "caller", "llama", vocab=300, max_position_embeddings=4096)
+    plugin = {"files": [str(Path(__file__).parent / "said.py")]}
+    with tk.serve(
+        model=str(folder), template="chatml", engines={"own": {"name": "said"}}, plugins=plugin, server={"port": 0}
+    ) as serving:
+        yield openai.OpenAI(base_url=f"{serving.url}/v1", api_key="none", max_retries=0), folder / "said.txt"
+
+
+def test_calls_of_tools_are_told_from_text(calling: tuple[openai.OpenAI, Path]) -> None:
+    client, says = calling
+    said = '{"name": "weather", "arguments": {"city": "Zürich"}}'
+    says.write_text(f"Let me look.\n<tool_call>\n{said}\n</tool_call>\n<tool_call>\n{said}\n</tool_call>")
+    asked: dict[str, Any] = {"model": "caller", "messages": HELLO, "tools": [TOOL]}
+    (choice,) = client.chat.completions.create(**asked).choices
+    assert (choice.finish_reason, choice.message.content) == ("tool_calls", "Let me look.")
+    calls = choice.message.tool_calls or []
+    assert [(c.function.name, json.loads(c.function.arguments)) for c in calls] == [("weather", {"city": "Zürich"})] * 2
+    assert len({call.id for call in calls}) == 2
+    chunks = [c for chunk in client.chat.completions.create(**asked, stream=True) for c in chunk.choices]
+    streamed = [call for c in chunks for call in c.delta.tool_calls or ()]
+    assert [(c.index, c.function.name, c.function.arguments) for c in streamed if c.function] == [
+        (0, "weather", calls[0].function.arguments),
+        (1, "weather", calls[1].function.arguments),
+    ]
+    assert chunks[-1].finish_reason == "tool_calls"
+    answered = [
+        *HELLO,
+        choice.message.model_dump(exclude_none=True),
+        {"role": "tool", "tool_call_id": calls[0].id, "content": "Rain."},
+    ]
+    says.write_text("It rains.")
+    (last,) = client.chat.completions.create(**{**asked, "messages": answered}).choices
+    assert (last.finish_reason, last.message.content, last.message.tool_calls) == ("stop", "It rains.", None)
+
+
+def test_without_tools_nothing_is_a_call(calling: tuple[openai.OpenAI, Path]) -> None:
+    client, says = calling
+    text = '<tool_call>\n{"name": "weather", "arguments": {}}\n</tool_call>'
+    says.write_text(text)
+    for asked in ({}, {"tools": [TOOL], "tool_choice": "none"}):
+        (choice,) = client.chat.completions.create(model="caller", messages=HELLO, **asked).choices  # type: ignore[arg-type]
+        assert (choice.finish_reason, choice.message.content) == ("stop", text)

@@ -176,3 +176,13 @@ def test_listing_it_imports_nothing_heavy() -> None:
         "assert not {'torch', 'transformers', 'tokenizers'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_calls_are_read_back_from_their_tokens(smollm2: Any) -> None:
+    template = PlainTemplate(tokenizer=smollm2)
+    text = 'Well.\n<tool_call>\n{"name": "look", "arguments": {"word": "a"}}\n</tool_call>'
+    ids = smollm2(text, add_special_tokens=False)["input_ids"]
+    assert template.read(ids) == Message("assistant", text), "a format without tools"
+    chatml = ChatMLTemplate(tokenizer=smollm2)
+    found = chatml.read([*ids, chatml.stop_ids()[0]])
+    assert (found.text, found.tool_calls) == ("Well.", (ToolCall("look", {"word": "a"}),))

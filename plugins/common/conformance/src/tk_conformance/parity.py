@@ -102,6 +102,9 @@ class Numbers:
     def stop_ids(self) -> tuple[int, ...]:
         return (0,)
 
+    def read(self, ids: Sequence[int]) -> Message:
+        return Message("assistant", " ".join(map(str, ids)))
+
     def _of(self, sample: Sample) -> Encoding:
         if sample.text:
             ids = [int(word) for word in sample.text.split()]

@@ -74,7 +74,8 @@ class _Routes:
         tools = [t.model_dump(exclude_none=True) for t in asked.tools or ()] if asked.tool_choice != "none" else []
         prompt = await self._served.chat([m.model_dump(exclude_unset=True) for m in asked.messages], tools)
         made = [self._served.request(prompt, sampling, chat=True)]
-        return await self._answer(asked, request, ChatShape(self._token, sampling.logprobs), made, [prompt])
+        shape = ChatShape(self._token, sampling.logprobs, self._served.read if tools else None)
+        return await self._answer(asked, request, shape, made, [prompt])
 
     async def completions(self, asked: CompletionRequest, request: Request) -> Response:
         """What texts go on with."""

@@ -82,7 +82,7 @@ class Shape(Protocol):
 
     def whole(self, choice: Choice) -> dict[str, Any]: ...
     def opening(self, choice: Choice) -> dict[str, Any] | None: ...
-    def piece(self, choice: Choice, delta: Delta) -> dict[str, Any]: ...
+    def piece(self, choice: Choice, delta: Delta) -> dict[str, Any] | None: ...
 
 
 @dataclass
@@ -115,9 +115,11 @@ class Generation:
                 begun.add(choice.index)
                 if (opening := self.shape.opening(choice)) is not None:
                     yield _event(self._body([opening], kind) | rest)
-            choice.finish_reason = delta.finish_reason or None
-            if delta.text or delta.finish_reason or delta.logps:
-                yield _event(self._body([self.shape.piece(choice, delta)], kind) | rest)
+            choice.add(delta)
+            if not (delta.text or delta.finish_reason or delta.logps):
+                continue
+            if (piece := self.shape.piece(choice, delta)) is not None:
+                yield _event(self._body([piece], kind) | rest)
         if usage:
             yield _event(self._body([], kind) | {"usage": self.used.body()})
         yield DONE

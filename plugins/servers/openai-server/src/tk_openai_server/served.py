@@ -15,7 +15,7 @@ from tk.contracts import LM_HEAD, Encoding, Head, Request, Sampling
 from tk.dispatch import Dispatcher
 from tk.errors import TkError
 from tk.inference import runtime
-from tk.sample import Sample
+from tk.sample import Message, Sample
 from tk_openai_server.errors import Refused
 from tk_openai_server.options import ServerOptions
 
@@ -62,6 +62,10 @@ class Served:
         if max(prompt) >= len(self.tokenizer):
             raise Refused(400, f"prompt: there is no token {max(prompt)}: the vocabulary has {len(self.tokenizer)}.")
         return self._checked(Prompt(Encoding(prompt, [0.0] * len(prompt))))
+
+    def read(self, ids: Sequence[int]) -> Message:
+        """What an answer says, calls of tools included."""
+        return self._template.read(ids)
 
     def request(self, prompt: Prompt, sampling: Sampling, *, chat: bool) -> Request:
         """What the engine is asked. A text goes on until the model ends it; an answer, until the turn ends."""

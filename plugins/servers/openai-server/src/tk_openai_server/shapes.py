@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+import uuid
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from tk.contracts import Delta
+from tk.sample import Message, ToolCall
 from tk_openai_server.generation import Choice
 
 Token = Callable[[int], str]
@@ -15,28 +18,43 @@ Token = Callable[[int], str]
 
 @dataclass
 class ChatShape:
-    """chat.completion: a message, or deltas of one."""
+    """chat.completion: a message, or deltas of one.
+
+    read: where tools may be called, what an answer says; such an answer is streamed when it is whole.
+    """
 
     token: Token
     logprobs: bool
+    read: Callable[[Sequence[int]], Message] | None = None
     kind: str = "chat.completion"
     prefix: str = "chatcmpl"
 
     def whole(self, choice: Choice) -> dict[str, Any]:
-        message = {"role": "assistant", "content": choice.text, "refusal": None}
+        message = {"role": "assistant", **self._said(choice, choice.text), "refusal": None}
         return self._choice(choice, {"message": message}, choice.ids, choice.logps)
 
     def opening(self, choice: Choice) -> dict[str, Any] | None:
-        return {
-            "index": choice.index,
-            "delta": {"role": "assistant", "content": ""},
-            "logprobs": None,
-            "finish_reason": None,
-        }
+        said = {"role": "assistant", "content": ""}
+        return {"index": choice.index, "delta": said, "logprobs": None, "finish_reason": None}
 
-    def piece(self, choice: Choice, delta: Delta) -> dict[str, Any]:
-        said = {"content": delta.text} if delta.text else {}
-        return self._choice(choice, {"delta": said}, delta.ids, delta.logps)
+    def piece(self, choice: Choice, delta: Delta) -> dict[str, Any] | None:
+        if self.read is not None and not delta.finish_reason:
+            return None
+        if self.read is None:
+            said, ids, logps = {"content": delta.text} if delta.text else {}, delta.ids, delta.logps
+        else:
+            said, ids, logps = self._said(choice, choice.text), choice.ids, choice.logps
+            for index, call in enumerate(said.get("tool_calls", ())):
+                call["index"] = index
+        return self._choice(choice, {"delta": said}, ids, logps)
+
+    def _said(self, choice: Choice, text: str) -> dict[str, Any]:
+        """Content, or calls of tools; the finish reason tells which."""
+        message = self.read(choice.ids) if self.read is not None else None
+        if message is None or not message.tool_calls:
+            return {"content": text}
+        choice.finish_reason = "tool_calls"
+        return {"content": message.text or None, "tool_calls": [_call(call) for call in message.tool_calls]}
 
     def _choice(self, choice: Choice, said: dict[str, Any], ids: Any, logps: Any) -> dict[str, Any]:
         content = [self._logprob(i, logp) for i, logp in zip(ids, logps, strict=False)]
@@ -46,6 +64,11 @@ class ChatShape:
     def _logprob(self, token: int, logp: float) -> dict[str, Any]:
         text = self.token(token)
         return {"token": text, "logprob": logp, "bytes": list(text.encode()), "top_logprobs": []}
+
+
+def _call(call: ToolCall) -> dict[str, Any]:
+    said = {"name": call.name, "arguments": json.dumps(dict(call.arguments), ensure_ascii=False)}
+    return {"id": f"call_{uuid.uuid4().hex[:24]}", "type": "function", "function": said}
 
 
 @dataclass
@@ -68,7 +91,7 @@ class TextShape:
         self._written[choice.index] = len(prompt)
         return {"index": choice.index, "text": prompt, "logprobs": None, "finish_reason": None} if prompt else None
 
-    def piece(self, choice: Choice, delta: Delta) -> dict[str, Any]:
+    def piece(self, choice: Choice, delta: Delta) -> dict[str, Any] | None:
         return self._choice(choice, delta.text, delta.ids, delta.logps, self._written[choice.index])
 
     def _choice(self, choice: Choice, text: str, ids: Any, logps: Any, start: int) -> dict[str, Any]:

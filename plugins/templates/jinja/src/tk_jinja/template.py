@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 from tk.contracts import Encoding, MediaProcessor
 from tk.errors import DataError, UsageError
 from tk.sample import Message, Sample
+from tk_jinja.calls import probe_calls
 from tk_jinja.format import Format, probe
 from tk_jinja.options import JinjaOptions
 from tk_jinja.render import FAILURES, Chat, Renderer, chat_of, map_strings, refused, strings
 from tk_jinja.spans import Spans
+from tk_text.calls import CallFormat, said
 from tk_text.encoder import Rendered, TokenEncoder
 from tk_text.marks import Marked, unused_marks
 from tk_text.media import appended, expanded, split
@@ -71,6 +73,14 @@ class JinjaTemplate:
         found = [*map(self._encoder.id_of, ends[-1:]), self._tokenizer.eos_token_id]
         found += _generation_config_ends(self._tokenizer)
         return tuple(dict.fromkeys(i for i in found if i is not None))
+
+    def read(self, ids: Sequence[int]) -> Message:
+        """As in the contract: calls are read where the template writes them as JSON."""
+        return said(self._tokenizer, ids, self.stop_ids(), self._calls)
+
+    @cached_property
+    def _calls(self) -> CallFormat | None:
+        return probe_calls(self._renderer.render, self._format(None).headers[-1]) if self._renderer.has_source else None
 
     def _format(self, tools: Any) -> Format:
         source = self._renderer.source(tools)
