@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from tk import setup
 from tk.config.resolve import Config
+from tk.errors import UsageError
 
 if TYPE_CHECKING:
     from tk.compose import Plan
@@ -41,6 +42,8 @@ def plan(config: Any = None, *, run: str | Path | None = None, **sections: Any) 
 
 def train_plan(plan: Plan, observers: Sequence[Tracker] = ()) -> TrainResult:
     """Run a plan with the trainer that it names."""
+    if plan.config.model.adapters:
+        raise UsageError("model.adapters: they are generated with; to train one further: --train.start-from FOLDER.")
     result: TrainResult = plan.one("trainer").build().fit(plan, observers)
     return result
 

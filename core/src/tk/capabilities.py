@@ -31,6 +31,7 @@ CAPABILITIES: dict[str, Capability] = {
     "sharding": Capability("parameters may be spread over several processes", ("tuners", "strategies")),
     "streaming": Capability("results can be had token by token", ("engines",)),
     "shared-module": Capability("generates on the module in memory as it stands in training", ("engines",)),
+    "adapters": Capability("several adapters are at hand at once, chosen request by request"),
     "sleep": Capability("memory can be let go between requests", ("engines",)),
     "weight-update": Capability("weights can be replaced while it runs", ("engines",)),
     "gradient-checkpointing": Capability("activations can be recomputed in the backward pass", ("models",)),

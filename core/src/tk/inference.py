@@ -119,13 +119,27 @@ def uses_of(plan: Plan, run: Path) -> dict[str, str]:
 
 def runtime(plan: Plan, run: Path | None, head: Head = LM_HEAD) -> Runtime:
     """Model, template and engine of a plan. Raises UsageError for a run that has trained another kind of head."""
-    model, _ = load(plan, run, head)
+    model, tuner = load(plan, run, head)
     if model.head.kind != head.kind:
         raise UsageError(
             f"{run}: this run has trained a head of the kind {model.head.kind!r}, and {head.kind!r} is needed."
         )
+    if plan.config.model.adapters:
+        _add_adapters(plan, model, tuner)
     template = plan.one("template").build(tokenizer=model.tokenizer, media=model.media)
     return Runtime(model, template, default_engine(plan).build(model=model))
+
+
+def _add_adapters(plan: Plan, model: LoadedModel, tuner: Tuner | None) -> None:
+    """Load the adapters that the config names beside the model's own. Raises TkError where one does not fit."""
+    chosen = plan.one("tuner")
+    for part in (chosen, default_engine(plan)):
+        if "adapters" not in part.component.spec.supports:
+            raise UsageError(f"model.adapters: {part.name} cannot have several adapters at hand.")
+    model.adapters = (tuner or chosen.build()).adapters(model)
+    for name, folder in plan.config.model.adapters.items():
+        path = Path(folder)
+        model.adapters.add(name, path / "final" if (path / "config.yaml").is_file() else path)
 
 
 def default_engine(plan: Plan) -> Chosen:
@@ -292,6 +306,8 @@ def serving(plan: Plan, run: Path | None) -> Serving:
 
 def export(plan: Plan, run: Path | None, folder: Path, format: str) -> Path:
     """Merge what `run` has trained and write it with the exporter `format`."""
+    if plan.config.model.adapters:
+        raise UsageError("model.adapters: one model is written, with what --run has trained of it.")
     exporter: Any = plan.registry.get("exporters", format).build()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(

@@ -27,6 +27,9 @@ class ModelSection:
         "auto"
     )
     trust_remote_code: Annotated[bool, doc("Run Python code that the checkpoint brings.")] = False
+    adapters: Annotated[
+        dict[str, str], doc("Adapters to generate with, by name: folder of a run, or one that peft has written.")
+    ] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

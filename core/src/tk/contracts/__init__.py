@@ -33,7 +33,18 @@ from tk.contracts.methods import (
     Term,
     Window,
 )
-from tk.contracts.models import LM_HEAD, Exporter, Head, Hub, LoadedModel, ModelFamily, ParamGroup, Pooling, Tuner
+from tk.contracts.models import (
+    LM_HEAD,
+    Adapters,
+    Exporter,
+    Head,
+    Hub,
+    LoadedModel,
+    ModelFamily,
+    ParamGroup,
+    Pooling,
+    Tuner,
+)
 from tk.contracts.runs import (
     Callback,
     Checkpoint,
@@ -52,6 +63,7 @@ from tk.contracts.serving import Server, Serving
 
 __all__ = [
     "LM_HEAD",
+    "Adapters",
     "Batch",
     "Callback",
     "Checkpoint",

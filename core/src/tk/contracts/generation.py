@@ -17,12 +17,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Request:
-    """A prompt as token ids (templates tokenise, engines never do), and how to sample."""
+    """A prompt as token ids (templates tokenise, engines never do), and how to sample.
+
+    adapter: one of `LoadedModel.adapters`, or what an engine of its own knows by that name; "": the model's own (`adapters`).
+    """
 
     ids: Sequence[int]
     sampling: Sampling = field(default_factory=Sampling)
     stop_ids: tuple[int, ...] = ()
     media: Sequence[Medium] = ()
+    adapter: str = ""
 
 
 FinishReason = Literal["", "stop", "length", "error", "cancelled"]

@@ -50,6 +50,7 @@ class LoadedModel:
     groups: module groups (language_model, vision_tower, aligner …) -> name prefixes.
     unread: names of parameters that no output depends on, which tuners leave as they are.
     supports: capabilities of this checkpoint (packing needs every layer to receive sample boundaries).
+    adapters: further ones, by name, where there are any.
     """
 
     module: Any
@@ -60,12 +61,27 @@ class LoadedModel:
     groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     unread: frozenset[str] = frozenset()
     supports: frozenset[str] = frozenset()
+    adapters: Adapters | None = None
 
     @property
     def max_length(self) -> int | None:
         """Tokens that it can read, where its config says so."""
         found = getattr(self.module.config.get_text_config(), "max_position_embeddings", None)
         return int(found) if found else None
+
+
+class Adapters(Protocol):
+    """Adapters of a loaded model beside its own, by name."""
+
+    names: Sequence[str]
+
+    def add(self, name: str, folder: Path) -> None:
+        """Load what a tuner has saved. Raises TkError where it does not fit, or changes nothing."""
+        ...
+
+    def chosen(self, names: Sequence[str]) -> Mapping[str, Any]:
+        """Arguments of the module's forward by which each row is computed with the adapter of its name; "": the model's own."""
+        ...
 
 
 @runtime_checkable
@@ -138,6 +154,10 @@ class Tuner(Protocol):
 
         An adapter that changes nothing (its names do not fit, it was never trained) is not served or exported.
         """
+        ...
+
+    def adapters(self, model: LoadedModel) -> Adapters:
+        """What is needed to have several of its adapters on a model (`adapters`). Raises TkError without that."""
         ...
 
     def merge(self, model: LoadedModel) -> None:

@@ -75,10 +75,9 @@ def _check_generation(template: Template, talks: Sequence[Sample], oracle: Rende
         start = [*encoding.ids, *template.stop_ids()[:1]]
         need(list(longer.ids[: len(start)]) == start, f"{prompt.origin}: extend rendered earlier tokens again")
         need(len(longer.ids) > len(start), f"{prompt.origin}: extend added nothing")
-    for talk, prompt, whole in zip(
-        talks, template.encode(prompts, generation=True), template.encode(talks), strict=True
-    ):
-        _check_read(template, talk, list(whole.ids)[len(prompt.ids) :])
+    asked, whole = template.encode(prompts, generation=True), template.encode(talks)
+    for talk, before, all_of_it in zip(talks, asked, whole, strict=True):
+        _check_read(template, talk, list(all_of_it.ids)[len(before.ids) :])
 
 
 def _check_read(template: Template, talk: Sample, answer: Sequence[int]) -> None:

@@ -191,6 +191,36 @@ def test_vectors_are_those_of_embed(tmp_path: Path) -> None:
             client.completions.create(model="v", prompt="x")
 
 
+# --- adapters ---
+
+
+def test_adapters_are_models_of_their_own(model: Path, tmp_path: Path) -> None:
+    """Two runs of one base: each is answered as it is alone."""
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps({"prompt": "ab" * n, "completion": "cd" * n}) + "\n" for n in range(1, 9)))
+    runs = {}
+    for seed in (1, 2):
+        train = {"steps": 3, "seed": seed}
+        runs[f"run{seed}"] = tk.train(
+            model=str(model), data=str(rows), optim={"lr": 0.5}, train=train, output=str(tmp_path / f"run{seed}")
+        ).output
+    hot = {"temperature": 0.0, "max_tokens": 8}
+    expected = {name: "".join(tk.chat(run=run, sampling=hot).say("Hello")) for name, run in runs.items()}
+    expected["tiny"] = "".join(tk.chat(model=str(model), sampling=hot).say("Hello"))
+    assert len(set(expected.values())) == 3
+    given = {"name": str(model), "adapters": {name: str(run) for name, run in runs.items()}}
+    with tk.serve(model=given, sampling=hot, server={"port": 0}) as serving:
+        client = openai.OpenAI(base_url=f"{serving.url}/v1", api_key="none", max_retries=0)
+        assert [listed.id for listed in client.models.list().data] == ["tiny", "run1", "run2"]
+        for name, text in expected.items():
+            made = client.chat.completions.create(model=name, messages=HELLO)
+            assert (made.model, made.choices[0].message.content) == (name, text)
+        with pytest.raises(openai.NotFoundError, match="tiny, run1, run2"):
+            client.chat.completions.create(model="run3", messages=HELLO)
+    with pytest.raises(tk.UsageError, match="model.adapters"):
+        tk.train(model=given, data=str(rows), output=str(tmp_path / "no"))
+
+
 # --- tools ---
 
 TOOL = {

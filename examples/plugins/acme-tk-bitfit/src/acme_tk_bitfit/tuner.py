@@ -11,7 +11,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from acme_tk_bitfit.options import BitFitOptions
-from tk.contracts import LoadedModel, ParamGroup
+from tk.contracts import Adapters, LoadedModel, ParamGroup
 from tk.errors import TkError, UsageError
 from tk_auto import saving
 
@@ -38,6 +38,10 @@ class BitFit:
     def adapter_off(self, module: nn.Module) -> AbstractContextManager[None]:
         """Never: the untuned biases are gone."""
         raise TkError("The tuner bitfit has no adapter to switch off: use a copy of the model, or the tuner lora.")
+
+    def adapters(self, model: LoadedModel) -> Adapters:
+        """Never: it writes whole models."""
+        raise TkError("The tuner bitfit writes whole models, which cannot be offered beside one another.")
 
     def save(self, model: LoadedModel, folder: Path, weights: Mapping[str, Tensor]) -> None:
         """The model with the trained biases, as a checkpoint."""

@@ -80,7 +80,7 @@ class SlotBatch:
         """Rows from the end close the gap."""
         place = self.rows.index(row)
         if self._worth_keeping(row):
-            self._prefixes.keep(row.known(row.read), self._cache.saved(place, row.read))
+            self._prefixes.keep(row.known(row.read), row.request.adapter, self._cache.saved(place, row.read))
         if place < self._ready:
             self._ready -= 1
             self._put(self._ready, place)
@@ -106,7 +106,7 @@ class SlotBatch:
         placed = [(at, slice(0, 1), row.position(row.read)) for at, row in enumerate(rows)]
         for row in rows:
             row.read += 1
-        return self._run(slice(0, len(rows)), ids, all_positions(ids.shape, placed), starts)
+        return self._run(rows, ids, all_positions(ids.shape, placed), starts)
 
     def _read(self, pieces: Sequence[tuple[Row, int]], media: Mapping[str, Tensor]) -> list[Tensor]:
         """Read pieces of prompts; the logits of the rows that have been read whole, which are ready now."""
@@ -117,9 +117,9 @@ class SlotBatch:
             piece = slice(row.read, row.read + count)
             ids[at, :count] = row.prompt[piece]
             placed.append((at, slice(0, count), row.positions[..., piece]))
-        places, starts = [self.rows.index(row) for row in rows], np.array([row.read for row in rows])
+        starts = np.array([row.read for row in rows])
         ends = torch.from_numpy(counts - 1).to(self._forward.device)
-        logits = self._run(_span(places), ids, all_positions(ids.shape, placed), starts, media, ends)
+        logits = self._run(rows, ids, all_positions(ids.shape, placed), starts, media, ends)
         done = []
         for at, (row, count) in enumerate(pieces):
             row.read += int(count)
@@ -162,7 +162,11 @@ class SlotBatch:
         known = {at: min(count, others[at].read) for at, count in alike.items()}
         donor = max(known, key=lambda at: known[at], default=None)
         best = known[donor] if donor is not None else 0
-        kept, saved = (0, ()) if row.request.media or twin is not None else self._prefixes.longest(row.prompt[:-1])
+        kept, saved = (
+            (0, ())
+            if row.request.media or twin is not None
+            else self._prefixes.longest(row.prompt[:-1], row.request.adapter)
+        )
         if coming >= least and coming > max(best, kept):
             return False
         if max(best, kept) >= least:
@@ -176,7 +180,7 @@ class SlotBatch:
 
     def _run(
         self,
-        places: slice | Sequence[int],
+        rows: Sequence[Row],
         ids: np.ndarray,
         positions: np.ndarray,
         starts: np.ndarray,
@@ -185,15 +189,16 @@ class SlotBatch:
     ) -> Tensor:
         """Logits [n, V] after new tokens [n, T] of some rows, each of which begins at a column of its own."""
         device, length = self._forward.device, ids.shape[1]
-        rows = list(range(places.start, places.stop)) if isinstance(places, slice) else list(places)
-        index = torch.tensor(rows, device=device)
-        where = places if isinstance(places, slice) else index
+        places = [self.rows.index(row) for row in rows]
+        index = torch.tensor(places, device=device)
+        joined = all(b == a + 1 for a, b in pairwise(places))  # then no copy is made
+        where = slice(places[0], places[-1] + 1) if joined else index
         reach = Reach(where, index, torch.from_numpy(starts).to(device), int(starts.max()) + length)
         self._cache.reserve(len(self.rows), reach.width)
         self._cache.reach = reach
         moved = (torch.from_numpy(each).to(device) for each in (ids, positions))
         mask = self._masks.of(lambda window: _seen(reach, length, window), self._forward.dtype)
-        return self._forward(*moved, mask, self._cache, media, ends)
+        return self._forward(*moved, mask, self._cache, media, ends, [row.request.adapter for row in rows])
 
 
 def _seen(reach: Reach, length: int, window: int | None) -> Tensor:
@@ -204,15 +209,9 @@ def _seen(reach: Reach, length: int, window: int | None) -> Tensor:
     return seen if window is None else seen & (every > own - window)
 
 
-def _span(places: Sequence[int]) -> slice | Sequence[int]:
-    """A slice where places follow one another, which is read without a copy."""
-    joined = all(b == a + 1 for a, b in pairwise(places))
-    return slice(places[0], places[-1] + 1) if joined else places
-
-
 def _alike(row: Row, other: Row) -> int:
     """Tokens of a row's prompt that another's begins with as well, but for the last, whose logits are wanted."""
-    if row.request.media or other.request.media:
+    if row.request.media or other.request.media or row.request.adapter != other.request.adapter:
         return 0
     return common(row.prompt[:-1], other.prompt)
 
@@ -254,7 +253,8 @@ class WholeBatch:
             placed.append((at, span, row.positions))
         moved = [torch.from_numpy(e).to(self._forward.device) for e in (ids, all_positions(ids.shape, placed), mask)]
         self._mask = moved[2]
-        logits = self._forward(*moved, self._cache, media)
+        names = [row.request.adapter for row in unique]
+        logits = self._forward(*moved, self._cache, media, adapters=names)
         place = {id(row.request): at for at, row in enumerate(unique)}
         copies = [place[id(row.request)] for row in self.rows]
         self._select(copies)
@@ -270,7 +270,8 @@ class WholeBatch:
             row.read += 1
         self._mask = torch.cat([self._mask, self._mask.new_ones(len(self._mask), 1)], 1)
         moved = [torch.from_numpy(e).to(self._forward.device) for e in (ids, all_positions(ids.shape, placed))]
-        return self._forward(*moved, self._forward.later_mask(moved[0], self._mask, self._cache), self._cache)
+        mask = self._forward.later_mask(moved[0], self._mask, self._cache)
+        return self._forward(*moved, mask, self._cache, adapters=[row.request.adapter for row in self.rows])
 
     def _select(self, places: Sequence[int]) -> None:
         if list(places) != list(range(len(self._mask))):

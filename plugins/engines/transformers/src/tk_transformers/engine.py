@@ -98,6 +98,8 @@ class TransformersEngine:
         head = self.model.head.kind
         if head not in STATISTIC_OF:
             raise UsageError(f"A model with a {head} head gives no scores and no vectors.")
+        if named := sorted({request.adapter for request in requests} - {""}):
+            raise UsageError(f"Scores and vectors are those of the model itself, not of the adapter {named[0]!r}.")
         scored = build_scored({"policy": self.model}, (Role("policy", head=self.model.head),))
         asked, device = Pass((Stat(STATISTIC_OF[head]),), grad=False), next(self.model.module.parameters()).device
         found: dict[int, tuple[float, ...]] = {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,6 +18,7 @@ class Forward:
 
     def __init__(self, model: LoadedModel) -> None:
         self.module: nn.Module = model.module
+        self._adapters = model.adapters
         self.layout = Layout(int(model.tokenizer.pad_token_id), "left", media=model.media)
         self._base: Any = self.module.get_base_model() if hasattr(self.module, "get_base_model") else self.module
         self.config = self._base.config
@@ -37,15 +38,19 @@ class Forward:
         cache: Any,
         media: Mapping[str, Tensor] | None = None,
         ends: Tensor | None = None,
+        adapters: Sequence[str] = (),
     ) -> Tensor:
         """Float32 logits [B, V] after each row's last token; `ends` [B]: after that column of each row.
 
-        ids: [B, T]. positions: [B, T] or [axes, B, T]. mask: whatever the model takes as its attention mask.
+        ids: [B, T]. positions: [B, T] or [axes, B, T]. mask: whatever the model takes as its attention mask. adapters: of
+        each row.
         """
         media = {name: value.to(self.device) for name, value in (media or {}).items()}
         inputs: dict[str, Any] = {self._cache_name: cache, "use_cache": True, "attention_mask": mask, **media}
         if "position_ids" in self.takes:
             inputs["position_ids"] = positions
+        if self._adapters is not None:
+            inputs |= self._adapters.chosen(adapters)
         kept = ends.unique() if ends is not None else None
         if "logits_to_keep" in self.takes:
             inputs["logits_to_keep"] = 1 if kept is None else kept

@@ -23,6 +23,7 @@ def common(a: np.ndarray, b: np.ndarray) -> int:
 @dataclass(frozen=True)
 class _Kept:
     ids: np.ndarray
+    adapter: str
     saved: Saved
 
 
@@ -38,19 +39,20 @@ class Prefixes:
         """Whether a row of so many tokens would be kept."""
         return LEAST <= count <= self._limit
 
-    def keep(self, ids: np.ndarray, saved: Saved) -> None:
+    def keep(self, ids: np.ndarray, adapter: str, saved: Saved) -> None:
         """Keep a beginning, in the place of those that it goes on from and of those that were used least."""
         for number, kept in list(self._kept.items()):
-            if common(kept.ids, ids) == len(kept.ids):
+            if kept.adapter == adapter and common(kept.ids, ids) == len(kept.ids):
                 del self._kept[number]
-        self._kept[self._next] = _Kept(ids, saved)
+        self._kept[self._next] = _Kept(ids, adapter, saved)
         self._next += 1
         while sum(len(kept.ids) for kept in self._kept.values()) > self._limit:
             self._kept.popitem(last=False)
 
-    def longest(self, ids: np.ndarray) -> tuple[int, Saved]:
-        """Tokens that some kept beginning has in common with a sequence, and that beginning."""
-        count, best = max(((common(kept.ids, ids), number) for number, kept in self._kept.items()), default=(0, -1))
+    def longest(self, ids: np.ndarray, adapter: str) -> tuple[int, Saved]:
+        """Tokens that some kept beginning, read with the same adapter, has in common with a sequence; and that beginning."""
+        alike = ((common(kept.ids, ids), n) for n, kept in self._kept.items() if kept.adapter == adapter)
+        count, best = max(alike, default=(0, -1))
         if not count:
             return 0, ()
         self._kept.move_to_end(best)

@@ -85,6 +85,9 @@ def checked(request: Request, model: LoadedModel) -> int:
         raise TkError("A prompt is empty: there is nothing to go on from.")
     if request.media and model.media is None:
         raise TkError(f"The model takes text only, and the request has an {request.media[0].type}.")
+    known = model.adapters.names if model.adapters is not None else ()
+    if request.adapter and request.adapter not in known:
+        raise UsageError(f"There is no adapter {request.adapter!r}: {', '.join(known) or 'none is loaded'}.")
     bounds = {
         "max_tokens": sampling.max_tokens >= 1,
         "temperature": sampling.temperature >= 0,

@@ -73,7 +73,7 @@ class _Routes:
         sampling = sampling_of(asked, self._served)
         tools = [t.model_dump(exclude_none=True) for t in asked.tools or ()] if asked.tool_choice != "none" else []
         prompt = await self._served.chat([m.model_dump(exclude_unset=True) for m in asked.messages], tools)
-        made = [self._served.request(prompt, sampling, chat=True)]
+        made = [self._served.request(asked.model, prompt, sampling, chat=True)]
         shape = ChatShape(self._token, sampling.logprobs, self._served.read if tools else None)
         return await self._answer(asked, request, shape, made, [prompt])
 
@@ -92,7 +92,7 @@ class _Routes:
         if asked.echo:
             texts = [self._served.tokenizer.decode(list(p.encoding.ids), skip_special_tokens=True) for p in prompts]
             echo = {i * sampling.n + k: text for i, text in enumerate(texts) for k in range(sampling.n)}
-        made = [self._served.request(prompt, sampling, chat=False) for prompt in prompts]
+        made = [self._served.request(asked.model, prompt, sampling, chat=False) for prompt in prompts]
         return await self._answer(asked, request, TextShape(self._token, sampling.logprobs, echo), made, prompts)
 
     async def embeddings(self, asked: EmbeddingRequest, request: Request) -> Response:
@@ -122,8 +122,10 @@ class _Routes:
 
     async def models(self) -> dict[str, Any]:
         """The models that are served."""
-        own = {"id": self._served.name, "object": "model", "created": self._served.created, "owned_by": "tk"}
-        return {"object": "list", "data": [own | {"max_model_len": self._served.max_length}]}
+        served = self._served
+        told = {"object": "model", "created": served.created, "owned_by": "tk", "max_model_len": served.max_length}
+        parents = {served.name: None, **dict.fromkeys(served.adapters, served.name)}
+        return {"object": "list", "data": [{"id": name, **told, "parent": parent} for name, parent in parents.items()]}
 
     async def tokenize(self, asked: TokenizeRequest) -> dict[str, Any]:
         """The tokens of a text, or of a conversation as it would be answered."""
@@ -146,9 +148,10 @@ class _Routes:
         return PlainTextResponse(self._metrics.text(), media_type="text/plain; version=1.0.0; charset=utf-8")
 
     def _named(self, model: str) -> None:
-        if model != self._served.name:
+        names = (self._served.name, *self._served.adapters)
+        if model not in names:
             raise Refused(
-                404, f"There is no model {model!r} here: {self._served.name}.", param="model", code="model_not_found"
+                404, f"There is no model {model!r} here: {', '.join(names)}.", param="model", code="model_not_found"
             )
 
     def _token(self, token: int) -> str:
@@ -166,7 +169,7 @@ class _Routes:
             raise Refused(400, f"{self._served.name} generates no text.", param="model")
         used = Counted(sum(map(len, prompts)))
         self._metrics.prompts.inc(used.prompt)
-        generation = Generation(self._served, self._metrics, shape, made, used)
+        generation = Generation(self._served, asked.model, self._metrics, shape, made, used)
         if not asked.stream:
             body = await _unless_gone(request, generation.whole())
             return JSONResponse(body) if body is not None else Response(status_code=499)

@@ -90,6 +90,7 @@ class Generation:
     """Completions of some prompts, in one response."""
 
     served: Served
+    model: str
     metrics: Metrics
     shape: Shape
     requests: Sequence[Request]
@@ -152,7 +153,7 @@ class Generation:
             "id": f"{self.shape.prefix}-{self.id}",
             "object": kind,
             "created": self.created,
-            "model": self.served.name,
+            "model": self.model,
             "choices": choices,
         }
 

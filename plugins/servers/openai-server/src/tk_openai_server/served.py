@@ -43,6 +43,7 @@ class Served:
         loaded = runtime(plan, run, head)
         self.name, self.options, self.sampling = name, options, plan.config.sampling
         self.created = int(time.time())
+        self.adapters = tuple(loaded.model.adapters.names) if loaded.model.adapters is not None else ()
         self.head = loaded.model.head
         self.max_length: int | None = loaded.model.max_length
         self.tokenizer: Any = loaded.model.tokenizer
@@ -67,10 +68,11 @@ class Served:
         """What an answer says, calls of tools included."""
         return self._template.read(ids)
 
-    def request(self, prompt: Prompt, sampling: Sampling, *, chat: bool) -> Request:
+    def request(self, model: str, prompt: Prompt, sampling: Sampling, *, chat: bool) -> Request:
         """What the engine is asked. A text goes on until the model ends it; an answer, until the turn ends."""
         stop_ids = self._template.stop_ids() if chat else ()
-        return Request(prompt.encoding.ids, sampling, stop_ids, prompt.encoding.media)
+        adapter = "" if model == self.name else model
+        return Request(prompt.encoding.ids, sampling, stop_ids, prompt.encoding.media, adapter)
 
     async def vectors(self, prompts: Sequence[Prompt]) -> list[tuple[float, ...]]:
         if self.head.kind != "none":

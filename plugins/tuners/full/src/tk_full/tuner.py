@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from tk.contracts import LoadedModel, ParamGroup
+from tk.contracts import Adapters, LoadedModel, ParamGroup
 from tk.errors import TkError, UsageError
 from tk_auto import parameters, saving
 from tk_auto.patterns import matching
@@ -53,6 +53,10 @@ class FullTuner:
     def adapter_off(self, module: nn.Module) -> AbstractContextManager[None]:
         """Never: the untuned weights are gone."""
         raise TkError("The tuner full has no adapter to switch off: use a copy of the model, or the tuner lora.")
+
+    def adapters(self, model: LoadedModel) -> Adapters:
+        """Never: it writes whole models."""
+        raise TkError("The tuner full writes whole models, which cannot be offered beside one another: use lora.")
 
     def save(self, model: LoadedModel, folder: Path, weights: Mapping[str, Tensor]) -> None:
         """A whole transformers checkpoint: `weights` over the module's own."""

@@ -13,6 +13,6 @@ def tk_tuners() -> Iterable[TunerSpec]:
         target="tk_lora.tuner:LoraTuner",
         config="tk_lora.options:LoraOptions",
         summary="Low-rank adapters: LoRA, rsLoRA, DoRA, LoRA+, PiSSA, OLoRA.",
-        supports=("packing", "shared-prefix", "adapter-off", "merge", "sharding"),
+        supports=("packing", "shared-prefix", "adapter-off", "adapters", "merge", "sharding"),
         defaults={"optim.lr": 2e-4},
     )

@@ -20,6 +20,7 @@ from tk.errors import TkError
 from tk.files import explained, staged
 from tk_auto import parameters
 from tk_lora import base_free
+from tk_lora.adapters import LoraAdapters
 from tk_lora.attach import attach, changes_base, initial_values
 from tk_lora.options import LoraOptions
 
@@ -106,6 +107,10 @@ class LoraTuner:
                 set_peft_model_state_dict(module, tensors, ADAPTER)
         except RuntimeError as error:
             raise TkError(f"{folder}: the adapter does not fit the tuner's options: {error}") from error
+
+    def adapters(self, model: LoadedModel) -> LoraAdapters:
+        """Adapters beside the one that is attached, or beside none."""
+        return LoraAdapters(model, ADAPTER)
 
     def merge(self, model: LoadedModel) -> None:
         """Fold the adapter into the base weights; the module is a plain model again. Raises TkError at NaN."""
