@@ -11,7 +11,7 @@ import pytest
 
 from tk.contracts import Completion, Delta, Engine, Request, Sampling
 from tk.dispatch import Dispatcher
-from tk.engines import Base, Batched, generate, stream
+from tk.engines import Base, Batched, generate, generate_each, stream
 from tk.errors import TkError, UsageError
 
 
@@ -98,6 +98,25 @@ def test_a_stream_that_is_left_or_fails_is_cancelled(engine: Backwards) -> None:
     assert not engine.flying
     with pytest.raises(UsageError, match="n = 2"):
         stream(engine, asked(1, n=2))
+
+
+def test_any_number_of_requests_is_answered_in_their_order_and_few_are_on_their_way(engine: Backwards) -> None:
+    taken = 0
+
+    def requests() -> Iterator[Request]:
+        nonlocal taken
+        for number in range(300):
+            taken += 1
+            yield asked(*range(20, 21 + (300 - number) % 7), n=1 + number % 2)
+
+    for number, answers in enumerate(generate_each(engine, requests(), ahead=8)):
+        assert [len(c.ids) for c in answers] == [1 + (300 - number) % 7] * (1 + number % 2)
+        assert taken <= number + 1 + 8
+    assert (taken, engine.flying) == (300, {})
+    begun = generate_each(engine, requests(), ahead=8)
+    next(begun)
+    begun.close()
+    assert not engine.flying
 
 
 def test_engines_that_can_do_less_say_so(engine: Backwards) -> None:

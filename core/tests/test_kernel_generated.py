@@ -1,4 +1,4 @@
-"""What `tk infer` and `tk embed` write: row by row, whole or not at all, and no row is kept."""
+"""What `tk infer` and `tk embed` write: row by row, whole in the end, each row once however often it is cut off."""
 
 from __future__ import annotations
 
@@ -6,31 +6,42 @@ import json
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 
 from tk.cli.generated import AnswerRows, Rows, scores_row, tell
-from tk.files import TEMPORARY, WriteError, writing
+from tk.errors import UsageError
+from tk.files import WriteError, writing
 from tk.inference import Answer, Numbers
+from tk.parts import PART
 from tk.sample import Message
 
 COUNT = 200
 
 
 class Made:
-    """Answers that are made when they are asked for: how many of them were alive at once, and what was written by then."""
+    """Answers that are made when they are asked for: how many of them were alive at once, and what was written by then.
 
-    def __init__(self, work: Path | None = None, fails_at: int = -1) -> None:
+    Two belong together, as two answers to a row do.
+    """
+
+    def __init__(self, work: Path | None = None, fails_at: int = -1, model: str = "one") -> None:
         self.work, self.fails_at = work, fails_at
-        self.alive = 0
+        self.alive = self.begin = 0
         self.most = 0
         self.written: list[int] = []
+        self.made_with = {"model.name": model, "rows": ["f1"]}
 
     def __len__(self) -> int:
         return COUNT
 
+    def after(self, done: int) -> int:
+        self.begin = done // 2 * 2
+        return self.begin
+
     def __iter__(self) -> Iterator[Answer]:
-        for number in range(COUNT):
+        for number in range(self.begin, COUNT):
             if number == self.fails_at:
                 raise RuntimeError("out of memory")
             if self.work is not None:
@@ -49,6 +60,13 @@ class Made:
         self.alive -= 1
 
 
+class Few(list[Any]):
+    made_with: ClassVar[dict[str, str]] = {}
+
+    def after(self, done: int) -> int:
+        return done
+
+
 def lines(path: Path) -> list[dict[str, object]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
@@ -57,7 +75,7 @@ def test_each_answer_is_written_before_the_next_is_made_and_none_is_kept(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "new" / "answers.jsonl"
-    made = Made(path.with_name(path.name + TEMPORARY))
+    made = Made(path.with_name(path.name + PART))
     tell(made, AnswerRows(), path, json=False)
     assert made.written == list(range(COUNT))
     assert made.most <= 2
@@ -74,10 +92,37 @@ def test_each_answer_is_written_before_the_next_is_made_and_none_is_kept(
     ]
 
 
-def test_a_file_that_is_not_whole_does_not_appear(tmp_path: Path) -> None:
+def test_what_was_cut_off_is_gone_on_with_and_each_row_is_there_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole, path = tmp_path / "whole.jsonl", tmp_path / "answers.jsonl"
+    tell(Made(), AnswerRows(), whole, json=False)
+    summary = capsys.readouterr().out
     with pytest.raises(RuntimeError, match="out of memory"):
-        tell(Made(fails_at=20), AnswerRows(), tmp_path / "answers.jsonl", json=False)
+        tell(Made(fails_at=21), AnswerRows(), path, json=False)
+    assert "21 answers are kept: --resume goes on with the next" in capsys.readouterr().err
+    assert not path.exists()
+    part = path.with_name(path.name + PART)
+    part.write_bytes(part.read_bytes() + b'{"origin": "half')  # as a kill leaves it
+    with pytest.raises(UsageError, match="21 lines of it are there.*--resume goes on"):
+        tell(Made(), AnswerRows(), path, json=False)
+    with pytest.raises(UsageError, match=r"model\.name \(was 'one', is 'two'\)"):
+        tell(Made(model="two"), AnswerRows(), path, json=False, resume=True)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        tell(Made(fails_at=100), AnswerRows(), path, json=False, resume=True)
+    assert "20 answers are there" in capsys.readouterr().err, "of the last row one answer is missing"
+    tell(Made(), AnswerRows(), path, json=False, resume=True)
+    assert path.read_bytes() == whole.read_bytes()
+    assert capsys.readouterr().out.replace(str(path), str(whole)) == summary, "the means are those of all rows"
+    assert sorted(tmp_path.iterdir()) == [path, whole]
+
+
+def test_what_fails_at_once_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="out of memory"):
+        tell(Made(fails_at=0), AnswerRows(), tmp_path / "answers.jsonl", json=False)
     assert not list(tmp_path.iterdir())
+    with pytest.raises(UsageError, match="--to FILE"):
+        tell(Made(), AnswerRows(), None, json=False, resume=True)
 
 
 def test_json_is_one_document_that_is_printed_as_it_comes(capsys: pytest.CaptureFixture[str]) -> None:
@@ -85,13 +130,13 @@ def test_json_is_one_document_that_is_printed_as_it_comes(capsys: pytest.Capture
     tell(made, AnswerRows(), None, json=True)
     assert [row["origin"] for row in json.loads(capsys.readouterr().out)] == [f"rows:{n}" for n in range(COUNT)]
     assert made.most <= 2
-    tell([], AnswerRows(), None, json=True)
+    tell(Few(), AnswerRows(), None, json=True)
     assert json.loads(capsys.readouterr().out) == []
 
 
 def test_json_beside_a_file_says_what_is_in_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "rows.jsonl"
-    tell([Numbers("a:1", [0.5], {"good": 0.5}, "good")], Rows("rows", scores_row), path, json=True)
+    tell(Few([Numbers("a:1", [0.5], {"good": 0.5}, "good")]), Rows("rows", scores_row), path, json=True)
     assert json.loads(capsys.readouterr().out) == {"path": str(path), "rows": 1}
     assert lines(path) == [{"origin": "a:1", "label": "good", "scores": {"good": 0.5}}]
 

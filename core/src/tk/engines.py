@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count
@@ -12,6 +13,10 @@ from tk.errors import TkError, UsageError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+AHEAD = 256
+"""Requests that are given to an engine before the first of them is answered."""
 
 
 @dataclass
@@ -38,28 +43,60 @@ def generate(engine: Engine, requests: Sequence[Request]) -> list[list[Completio
 
     Raises TkError for a request that cannot be served; the others are cancelled.
     """
-    growing: dict[tuple[int, int], Growing] = {}
-    done: dict[tuple[int, int], Completion] = {}
-    keys: dict[int, int] = {}
+    order = sorted(range(len(requests)), key=lambda place: -len(requests[place].ids))
+    answers = generate_each(engine, (requests[place] for place in order), ahead=len(requests))
+    found = dict(zip(order, answers, strict=True))
+    return [found[place] for place in range(len(requests))]
+
+
+def generate_each(engine: Engine, requests: Iterable[Request], ahead: int = AHEAD) -> Iterator[list[Completion]]:
+    """As `generate`, for any number of requests: they are taken as the engine gets on, and answered in their order.
+
+    ahead: requests that may be on their way at once, those included that wait for one before them.
+    """
+    coming, waiting = iter(requests), deque[_Waiting]()
+    by_key: dict[int, _Waiting] = {}
     try:
-        for place in sorted(range(len(requests)), key=lambda place: -len(requests[place].ids)):
-            key = engine.add(requests[place])
-            keys[key] = place
-            growing |= {(key, number): Growing() for number in range(requests[place].sampling.n)}
-        while growing:
-            for delta in engine.step():
-                at = delta.key, delta.number
+        while True:
+            while len(waiting) < ahead and (request := next(coming, None)) is not None:
+                key = engine.add(request)
+                by_key[key] = _Waiting(request)
+                waiting.append(by_key[key])
+            if not waiting:
+                return
+            while waiting and waiting[0].whole:
+                yield waiting.popleft().completions()
+            for delta in engine.step() if by_key else ():
                 if delta.error is not None:
                     raise delta.error
-                growing[at].add(delta)
-                if delta.finish_reason:
-                    request = requests[keys[delta.key]]
-                    done[at] = growing.pop(at).completion(request, delta)
+                by_key[delta.key].add(delta)
+                if by_key[delta.key].whole:
+                    del by_key[delta.key]
     finally:
-        for key in {key for key, _ in growing}:
+        for key in by_key:
             engine.cancel(key)
-    found = {place: key for key, place in keys.items()}
-    return [[done[found[i], n] for n in range(request.sampling.n)] for i, request in enumerate(requests)]
+
+
+class _Waiting:
+    """A request, and what has come of it."""
+
+    def __init__(self, request: Request) -> None:
+        self._request = request
+        self._growing = [Growing() for _ in range(request.sampling.n)]
+        self._done: dict[int, Completion] = {}
+
+    @property
+    def whole(self) -> bool:
+        return len(self._done) == self._request.sampling.n
+
+    def add(self, delta: Delta) -> None:
+        own = self._growing[delta.number]
+        own.add(delta)
+        if delta.finish_reason:
+            self._done[delta.number] = own.completion(self._request, delta)
+
+    def completions(self) -> list[Completion]:
+        return [self._done[number] for number in range(self._request.sampling.n)]
 
 
 def stream(engine: Engine, request: Request) -> Iterator[Delta]:

@@ -9,12 +9,13 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from itertools import islice, tee
 from pathlib import Path
 from typing import Any
 
 from tk import engines
 from tk.compose import Plan
+from tk.config.files import listed
 from tk.config.resolve import Chosen
 from tk.contracts import (
     LM_HEAD,
@@ -167,15 +168,25 @@ class Numbered:
     def __init__(self, plan: Plan, run: Path | None, head: Head) -> None:
         self._plan, self._run, self._head = plan, run, head
         self._readings = opened(plan)
+        self._begin = 0
 
     def __len__(self) -> int:
         return sum(len(reading) for reading in self._readings)
+
+    @property
+    def made_with(self) -> dict[str, Any]:
+        return made_with(self._plan, self._run, self._readings)
+
+    def after(self, done: int) -> int:
+        """Leave out the first rows."""
+        self._begin = done
+        return done
 
     def __iter__(self) -> Iterator[Numbers]:
         for _ in samples_of(self._readings):
             pass
         loaded = runtime(self._plan, self._run, self._head)
-        samples = samples_of(self._readings)
+        samples = islice(samples_of(self._readings), self._begin, None)
         with closing(loaded.engine):
             while batch := list(islice(samples, BATCH)):
                 encodings = loaded.template.encode(batch)
@@ -192,6 +203,17 @@ def numbers(origin: str, values: Sequence[float], head: Head) -> Numbers:
     elif head.problem == "multi_label_classification":
         label = [name for name, value in scores.items() if value > 0]
     return Numbers(origin, values, scores, label)
+
+
+def made_with(plan: Plan, run: Path | None, readings: Sequence[Reading]) -> dict[str, Any]:
+    """What a file of answers depends on: the config, the rows, and which run has trained the model."""
+    values = {row["path"]: row["value"] for row in listed(plan.config)}
+    kept = {path: value for path, value in values.items() if path.partition(".")[0] in DECISIVE}
+    return {**kept, "run": str(run) if run else "", "rows": [reading.rows.fingerprint for reading in readings]}
+
+
+DECISIVE = ("model", "template", "data", "media", "engines", "sampling", "rewards", "tuner", "method")
+"""Sections that answers depend on."""
 
 
 def opened(plan: Plan) -> list[Reading]:
@@ -217,19 +239,36 @@ class Answers:
     def __init__(self, plan: Plan, run: Path | None = None) -> None:
         self._plan, self._run = plan, run
         self._readings = opened(plan)
+        self._begin = 0
 
     def __len__(self) -> int:
         return sum(len(reading) for reading in self._readings) * self._plan.config.sampling.n
+
+    @property
+    def made_with(self) -> dict[str, Any]:
+        return made_with(self._plan, self._run, self._readings)
+
+    def after(self, done: int) -> int:
+        """Leave out rows of which all answers are there; how many of `done` answers these are."""
+        self._begin = done // self._plan.config.sampling.n
+        return self._begin * self._plan.config.sampling.n
 
     def __iter__(self) -> Iterator[Answer]:
         for _ in self._prompts():
             pass
         scoring = Scoring(scorers(self._plan), {name for reading in self._readings for name in reading.columns})
         loaded = runtime(self._plan, self._run)
-        prompts = self._prompts()
+        asked, told = tee(islice(self._prompts(), self._begin, None))
         with closing(loaded.engine), closing(scoring):
-            while batch := list(islice(prompts, BATCH)):
-                yield from self._answers(loaded, batch, scoring)
+            answered = zip(told, engines.generate_each(loaded.engine, self._requests(loaded, asked)), strict=True)
+            while batch := list(islice(answered, BATCH)):
+                yield from self._answers(batch, scoring)
+
+    def _requests(self, loaded: Runtime, prompts: Iterator[Sample]) -> Iterator[Request]:
+        stop_ids = loaded.template.stop_ids()
+        while batch := list(islice(prompts, BATCH)):
+            for encoding in loaded.template.encode(batch, generation=True):
+                yield Request(encoding.ids, self._plan.config.sampling, stop_ids, encoding.media)
 
     def _prompts(self) -> Iterator[Sample]:
         """The rows' conversations up to where the assistant is to speak: a reference answer at the end is left out."""
@@ -238,9 +277,8 @@ class Answers:
                 raise DataError(f"{sample.origin}: there is nothing to answer: no message before the assistant's.")
             yield replace(sample, messages=sample.asked)
 
-    def _answers(self, loaded: Runtime, prompts: Sequence[Sample], scoring: Scoring) -> Iterator[Answer]:
-        results = generate(self._plan, loaded, prompts)
-        flat = [(sample, completion) for sample, group in zip(prompts, results, strict=True) for completion in group]
+    def _answers(self, batch: Sequence[tuple[Sample, list[Completion]]], scoring: Scoring) -> Iterator[Answer]:
+        flat = [(sample, completion) for sample, group in batch for completion in group]
         scores = scoring(flat)
         for index, (sample, completion) in enumerate(flat):
             yield Answer(

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from tk import inference
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on where a run that was cut off has left the file.")]
 
 
 def train(
@@ -102,6 +103,7 @@ def infer(
     *,
     input: Annotated[Path | None, typer.Option("--input", help="Rows to answer: a file or a data set.")] = None,
     to: Annotated[Path | None, typer.Option("--to", help="JSONL file for the answers.")] = None,
+    resume: Resume = False,
     json: Json = False,
 ) -> None:
     """Generate an answer to every row of a file, and score them with --rewards; or what a trained score head gives."""
@@ -110,9 +112,9 @@ def infer(
     plan = setup.plan(_reading(given, input, to))
     head = inference.trained_head(plan) if given.run else LM_HEAD
     if head.kind == "score":
-        tell(inference.Numbered(plan, given.run, head), Rows("rows", scores_row), to, json)
+        tell(inference.Numbered(plan, given.run, head), Rows("rows", scores_row), to, json, resume)
     else:
-        tell(inference.Answers(plan, given.run), AnswerRows(), to, json)
+        tell(inference.Answers(plan, given.run), AnswerRows(), to, json, resume)
 
 
 def embed(
@@ -120,13 +122,14 @@ def embed(
     *,
     input: Annotated[Path | None, typer.Option("--input", help="Rows of text: a file or a data set.")] = None,
     to: Annotated[Path | None, typer.Option("--to", help="JSONL file for the vectors.")] = None,
+    resume: Resume = False,
     json: Json = False,
 ) -> None:
     """Write the vector of every row's text: by a model, or by what a run of the method embedding has trained (--run)."""
     from tk import inference
 
     found = inference.Numbered(setup.plan(_reading(given, input, to)), given.run, Head("none"))
-    tell(found, Rows("vectors", vector_row), to, json)
+    tell(found, Rows("vectors", vector_row), to, json, resume)
 
 
 def _reading(given: Given, input: Path | None, to: Path | None) -> Given:

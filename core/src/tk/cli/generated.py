@@ -1,4 +1,4 @@
-"""What was generated, row by row: written to a file that appears when all of it is there, or printed as it comes.
+"""What was generated, row by row: written to a file that is in its place when all of it is there, or printed as it comes.
 
 A row is let go of when it is written, so that memory does not grow with their number.
 """
@@ -10,30 +10,58 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from tk.cli.output import as_json, as_json_rows, table
 from tk.cli.progress import Counted, counted
-from tk.files import writing
+from tk.errors import UsageError
+from tk.parts import Part
 
 if TYPE_CHECKING:
     from tk.inference import Answer, Numbers
 
 
-def tell(items: Counted, rows: Rows, to: Path | None, json: bool) -> None:
+class Generated(Counted, Protocol):
+    """Items that can be made in several tries. made_with: what they depend on."""
+
+    @property
+    def made_with(self) -> Mapping[str, Any]: ...
+
+    def after(self, done: int) -> int:
+        """Leave out the first `done`; fewer, where some belong together: how many they are."""
+        ...
+
+
+def tell(items: Generated, rows: Rows, to: Path | None, json: bool, resume: bool = False) -> None:
     """Rows of all items: to a JSONL file (with `json`, what it holds as JSON), as a JSON array, or for people."""
-    shown = to is None and not json
-    made = (rows.of(item) for item in (items if shown else counted(items, rows.what, sys.stderr)))
+    if resume and to is None:
+        raise UsageError("--resume: name the file that is to be gone on with: --to FILE.")
     if to is not None:
-        with writing(to) as write:
-            for row in made:
-                write(json_.dumps(row, ensure_ascii=False) + "\n")
+        _write(items, rows, Part(to, items.made_with, resume=resume))
         rows.summary(to, len(items), json)
     elif json:
-        as_json_rows(made)
+        as_json_rows(rows.of(item) for item in counted(items, rows.what, sys.stderr))
     else:
-        for row in made:
-            rows.show(row)
+        for item in items:
+            rows.show(rows.of(item))
+
+
+def _write(items: Generated, rows: Rows, part: Part) -> None:
+    part.keep(items.after(part.kept))
+    for row in part.lines() if part.kept else ():
+        rows.count(row)
+    if part.kept:
+        print(f"{part.kept} {rows.what} are there; on with the next", file=sys.stderr)
+    written = part.kept
+    try:
+        with part.writing() as write:
+            for item in counted(items, rows.what, sys.stderr, begin=part.kept):
+                write(json_.dumps(rows.of(item), ensure_ascii=False))
+                written += 1
+    except BaseException:
+        if written:
+            print(f"{written} {rows.what} are kept: --resume goes on with the next", file=sys.stderr)
+        raise
 
 
 @dataclass
@@ -42,6 +70,9 @@ class Rows:
 
     what: str
     of: Callable[[Any], dict[str, Any]]
+
+    def count(self, row: Mapping[str, Any]) -> None:
+        """A row that was written by an earlier try."""
 
     def show(self, row: Mapping[str, Any]) -> None:
         print(json_.dumps(row, ensure_ascii=False))
@@ -61,10 +92,14 @@ class AnswerRows(Rows):
         self._sums: dict[str, tuple[float, int]] = {}
 
     def _of(self, answer: Answer) -> dict[str, Any]:
-        for name, value in answer.rewards.items():
+        row = answer_row(answer)
+        self.count(row)
+        return row
+
+    def count(self, row: Mapping[str, Any]) -> None:
+        for name, value in row.get("rewards", {}).items():
             total, count = self._sums.get(name, (0.0, 0))
             self._sums[name] = (total, count) if value is None else (total + value, count + 1)
-        return answer_row(answer)
 
     def show(self, row: Mapping[str, Any]) -> None:
         print(f"[{row['origin']}] {row['messages'][-1]['content']}")

@@ -22,17 +22,20 @@ class Counted(Protocol):
     def __iter__(self) -> Iterator[Any]: ...
 
 
-def counted(items: Counted, what: str, stream: TextIO, every: float = 5.0) -> Iterator[Any]:
-    """The items, with a bar of how many there were on a terminal, or a line at least `every` seconds apart."""
+def counted(items: Counted, what: str, stream: TextIO, every: float = 5.0, begin: int = 0) -> Iterator[Any]:
+    """The items, with a bar of how many there were on a terminal, or a line at least `every` seconds apart.
+
+    begin: how many of them there were before.
+    """
     total = len(items)
     if stream.isatty():
         from rich.console import Console
         from rich.progress import track
 
-        yield from track(items, what, total, console=Console(file=stream))
+        yield from track(items, what, total, begin, console=Console(file=stream))
         return
     last = time.monotonic()
-    for done, item in enumerate(items, 1):
+    for done, item in enumerate(items, begin + 1):
         yield item
         if time.monotonic() - last >= every or done == total:
             last = time.monotonic()

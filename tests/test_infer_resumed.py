@@ -1,0 +1,42 @@
+"""`tk infer` killed in the midst of its work goes on, and comes to the same file."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tk.parts import PART
+
+
+def test_killed_inference_goes_on_and_answers_each_row_once(
+    command: Callable[..., Any], inputs: Path, tmp_path: Path
+) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps({"prompt": f"{n} and", "answer": str(n)}) + "\n" for n in range(300)))
+    common = ["infer", "--model", str(inputs / "model"), "--input", str(rows), "--rewards", "accuracy"]
+    common += ["--sampling.max-tokens", "8", "--sampling.n", "2", "--sampling.temperature", "1", "--sampling.seed", "1"]
+    whole, path = tmp_path / "whole.jsonl", tmp_path / "answers.jsonl"
+    assert command(*common, "--to", whole).code == 0
+    part = path.with_name(path.name + PART)
+    with subprocess.Popen(
+        [sys.executable, "-m", "tk", *common, "--to", str(path)], stderr=subprocess.DEVNULL
+    ) as killed:
+        while not (part.exists() and part.read_bytes().count(b"\n") > 100):
+            assert killed.poll() is None
+            time.sleep(0.005)
+        killed.kill()
+    kept = part.read_bytes().count(b"\n")
+    assert 100 < kept < 600
+    refused = command(*common, "--to", path)
+    assert refused.code == 2
+    assert "--resume goes on" in refused.err
+    done = command(*common, "--to", path, "--resume")
+    assert done.code == 0, done.err
+    assert f"{kept // 2 * 2} answers are there" in done.err
+    assert path.read_bytes() == whole.read_bytes()
+    assert not part.exists()
