@@ -106,7 +106,7 @@ class SlotBatch:
         placed = [(at, slice(0, 1), row.position(row.read)) for at, row in enumerate(rows)]
         for row in rows:
             row.read += 1
-        return self._run(rows, ids, all_positions(ids.shape, placed), starts)
+        return self._run(range(len(rows)), ids, all_positions(ids.shape, placed), starts)
 
     def _read(self, pieces: Sequence[tuple[Row, int]], media: Mapping[str, Tensor]) -> list[Tensor]:
         """Read pieces of prompts; the logits of the rows that have been read whole, which are ready now."""
@@ -117,9 +117,9 @@ class SlotBatch:
             piece = slice(row.read, row.read + count)
             ids[at, :count] = row.prompt[piece]
             placed.append((at, slice(0, count), row.positions[..., piece]))
-        starts = np.array([row.read for row in rows])
+        places, starts = [self.rows.index(row) for row in rows], np.array([row.read for row in rows])
         ends = torch.from_numpy(counts - 1).to(self._forward.device)
-        logits = self._run(rows, ids, all_positions(ids.shape, placed), starts, media, ends)
+        logits = self._run(places, ids, all_positions(ids.shape, placed), starts, media, ends)
         done = []
         for at, (row, count) in enumerate(pieces):
             row.read += int(count)
@@ -152,35 +152,35 @@ class SlotBatch:
 
     def _begin(self, place: int) -> bool:
         """Give a row what has been read of its beginning; False where a row before it is about to read more of it."""
+        row = self.rows[place]
+        alike, least = self._alike(place)
+        known = {at: min(count, self.rows[at].read) for at, count in alike.items()}
+        donor = max(known, key=lambda at: known[at], default=-1)
+        kept, saved = (0, ()) if row.request.media else self._prefixes.longest(row.prompt[:-1], row.request.adapter)
+        best = max(known.get(donor, 0), kept)
+        coming = max((count for at, count in alike.items() if at >= self._ready), default=0)
+        if coming >= least and coming > best:
+            return False
+        if best >= least:
+            self._cache.reserve(len(self.rows), len(row.prompt))
+            if kept == best:
+                self._cache.restore(place, saved, best)
+            else:
+                self._cache.copy(donor, place, best)
+            row.read = best
+        return True
+
+    def _alike(self, place: int) -> tuple[dict[int, int], int]:
+        """Rows before one, with the tokens that they begin with alike; and from how many on these are worth a copy."""
         row, others = self.rows[place], self.rows[:place]
         twin = next((at for at, other in enumerate(others) if other.request is row.request), None)
         if twin is not None:
-            alike, least = {twin: len(row.prompt) - 1}, 1
-        else:
-            alike, least = {at: _alike(row, other) for at, other in enumerate(others)}, LEAST
-        coming = max((count for at, count in alike.items() if at >= self._ready), default=0)
-        known = {at: min(count, others[at].read) for at, count in alike.items()}
-        donor = max(known, key=lambda at: known[at], default=None)
-        best = known[donor] if donor is not None else 0
-        kept, saved = (
-            (0, ())
-            if row.request.media or twin is not None
-            else self._prefixes.longest(row.prompt[:-1], row.request.adapter)
-        )
-        if coming >= least and coming > max(best, kept):
-            return False
-        if max(best, kept) >= least:
-            self._cache.reserve(len(self.rows), len(row.prompt))
-            if kept > best:
-                self._cache.restore(place, saved, kept)
-            else:
-                self._cache.copy(donor, place, best)
-            row.read = max(best, kept)
-        return True
+            return {twin: len(row.prompt) - 1}, 1
+        return {at: _alike(row, other) for at, other in enumerate(others)}, LEAST
 
     def _run(
         self,
-        rows: Sequence[Row],
+        places: Sequence[int],
         ids: np.ndarray,
         positions: np.ndarray,
         starts: np.ndarray,
@@ -189,7 +189,6 @@ class SlotBatch:
     ) -> Tensor:
         """Logits [n, V] after new tokens [n, T] of some rows, each of which begins at a column of its own."""
         device, length = self._forward.device, ids.shape[1]
-        places = [self.rows.index(row) for row in rows]
         index = torch.tensor(places, device=device)
         joined = all(b == a + 1 for a, b in pairwise(places))  # then no copy is made
         where = slice(places[0], places[-1] + 1) if joined else index
@@ -198,7 +197,9 @@ class SlotBatch:
         self._cache.reach = reach
         moved = (torch.from_numpy(each).to(device) for each in (ids, positions))
         mask = self._masks.of(lambda window: _seen(reach, length, window), self._forward.dtype)
-        return self._forward(*moved, mask, self._cache, media, ends, [row.request.adapter for row in rows])
+        return self._forward(
+            *moved, mask, self._cache, media, ends, [self.rows[place].request.adapter for place in places]
+        )
 
 
 def _seen(reach: Reach, length: int, window: int | None) -> Tensor:
