@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tk import setup
+from tk import launching, setup
 from tk.config.resolve import Config
 from tk.errors import UsageError
 
@@ -30,7 +30,9 @@ def load_config(config: Any = None, *, run: str | Path | None = None, **sections
 
 def train(config: Any = None, *, run: str | Path | None = None, **sections: Any) -> TrainResult:
     """Train as the config says. Sections are keywords: `tk.train(model=…, data=…, tuner={"name": "lora"})`."""
-    return train_plan(setup.plan(setup.given_from(config, sections, run), output=True))
+    plan = setup.plan(setup.given_from(config, sections, run), output=True)
+    launcher = launching.launcher_of(plan)
+    return launching.result_of(plan, launcher) if launcher is not None else train_plan(plan)
 
 
 def plan(config: Any = None, *, run: str | Path | None = None, **sections: Any) -> TrainPlan:

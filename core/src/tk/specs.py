@@ -364,7 +364,15 @@ KINDS: tuple[KindSpec, ...] = (
         summary="Forms that a trained model is written in.",
     ),
     KindSpec(name="evaluators", singular="evaluator", spec=EvaluatorSpec, summary="Benchmark harnesses."),
-    KindSpec(name="launchers", singular="launcher", spec=LauncherSpec, summary="How a run's processes are started."),
+    KindSpec(
+        name="launchers",
+        singular="launcher",
+        spec=LauncherSpec,
+        contract="tk.contracts:Launcher",
+        section="launcher",
+        default="local",
+        summary="How a run's processes are started.",
+    ),
     KindSpec(
         name="servers",
         singular="server",

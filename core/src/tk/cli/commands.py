@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tk import setup
+from tk import launching, setup
 from tk.api import train_plan
 from tk.cli.generated import AnswerRows, Rows, scores_row, tell, vector_row
 from tk.cli.output import as_json, table
@@ -58,12 +58,19 @@ def train(
             table(rows, {"path": "PATH", "value": "VALUE", "origin": "FROM"})
         return
     plan = setup.plan(given, output=True)
+    launcher = launching.launcher_of(plan)
     if dry_run:
         found = plan.one("trainer").build().plan(plan)
         if json:
             as_json(found)
         else:
             _print_plan(found)
+            if launcher is not None:
+                print(f"\n{launching.shown(plan, launcher)}")
+        return
+    if launcher is not None:
+        if told := launching.launch(plan, launcher, json=json):
+            print(told)
         return
     with _Uncollected() as uncollected:
         result = train_plan(plan, [uncollected] if json else [uncollected, Progress(sys.stderr)])

@@ -140,6 +140,29 @@ class TrainResult:
 
 
 @runtime_checkable
+class Launcher(Protocol):
+    """How the processes of a run are started. Built as `target([options])`.
+
+    here: there is nothing to start, this process is the run. waits: `launch` returns when the run has ended.
+    """
+
+    here: bool
+    waits: bool
+
+    def launch(self, command: Sequence[str], folder: Path, stdout: int | None = None) -> str:
+        """Start processes of a command, which find one another by torchrun's environment, for a run in `folder`.
+
+        stdout: where the first of them prints. Returns to whom the run was handed over, in words; "" where it has ended
+        well. Raises TkError that names the process that failed.
+        """
+        ...
+
+    def shown(self, command: Sequence[str], folder: Path) -> str:
+        """What would be started, for people."""
+        ...
+
+
+@runtime_checkable
 class Trainer(Protocol):
     """A training loop. Built as `target([options])`."""
 

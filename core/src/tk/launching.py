@@ -1,0 +1,72 @@
+"""A run in processes of its own: its config as a file, the command of each process, and what comes back."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import msgspec
+
+from tk.compose import Plan
+from tk.config.files import to_yaml
+from tk.contracts import Launcher, TrainResult
+from tk.errors import TkError
+from tk.files import write_file
+
+
+def launcher_of(plan: Plan) -> Launcher | None:
+    """What starts the processes of a run; None where this process is one of them, or the only one."""
+    chosen = plan.config.chosen.get("launcher")
+    if "RANK" in os.environ or chosen is None:
+        return None
+    launcher: Launcher = chosen.build()
+    return None if launcher.here else launcher
+
+
+def command(plan: Plan, config: Path, flags: Sequence[str] = ()) -> list[str]:
+    """The command of each process; the config is written to `config`."""
+    write_file(config, to_yaml(plan.tree))
+    return argv(config, flags)
+
+
+def argv(config: Path, flags: Sequence[str] = ()) -> list[str]:
+    return [sys.executable, "-m", "tk", "train", "-c", str(config), *flags]
+
+
+def launch(plan: Plan, launcher: Launcher, *, json: bool = False) -> str:
+    """Start the run, whose first process prints what a run prints. Returns to whom it was handed over, "" where it is done."""
+    folder = Path(plan.config.output.dir)
+    if launcher.waits:
+        with TemporaryDirectory(prefix="tk-") as own:
+            return launcher.launch(command(plan, Path(own) / "config.yaml", ["--json"] if json else []), folder)
+    return launcher.launch(command(plan, folder / "launch" / "config.yaml"), folder)
+
+
+def shown(plan: Plan, launcher: Launcher) -> str:
+    """What would be started."""
+    folder = Path(plan.config.output.dir)
+    return launcher.shown(argv(folder / "launch" / "config.yaml"), folder)
+
+
+def result_of(plan: Plan, launcher: Launcher) -> TrainResult:
+    """Start the run and wait for what it comes to. Raises TkError for a launcher that does not wait."""
+    if not launcher.waits:
+        raise TkError("launcher: it hands the run over, so that there is no result to wait for: use `tk train`.")
+    with TemporaryDirectory(prefix="tk-") as own:
+        output = Path(own) / "result.json"
+        with output.open("wb") as stdout:
+            launcher.launch(
+                command(plan, Path(own) / "config.yaml", ["--json"]), Path(plan.config.output.dir), stdout.fileno()
+            )
+        return msgspec.convert(json.loads(output.read_text(encoding="utf-8")), TrainResult, dec_hook=_path)
+
+
+def _path(type_: type, value: Any) -> Any:
+    if type_ is Path:
+        return Path(value)
+    raise NotImplementedError(type_)

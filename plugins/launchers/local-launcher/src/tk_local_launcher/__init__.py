@@ -1,0 +1,1 @@
+"""Several processes of a run on this machine."""

@@ -1,0 +1,144 @@
+"""The launcher `local`: torchrun's environment for processes on this machine, none of which outlives the others."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import IO
+
+from tk.errors import TkError
+from tk_local_launcher.options import LocalOptions
+
+POLL = 0.05
+TOLD = 12
+"""Lines of a failed process that are told."""
+_DIES_WITH_PARENT = 1  # PR_SET_PDEATHSIG
+
+
+class LocalLauncher:
+    """Implements tk.contracts.Launcher."""
+
+    waits = True
+
+    def __init__(self, options: LocalOptions) -> None:
+        self._options = options
+        self.here = options.processes == 1
+
+    def launch(self, command: Sequence[str], folder: Path, stdout: int | None = None) -> str:
+        """The first process prints here; what the others print is told where one of them fails."""
+        with TemporaryDirectory(prefix="tk-") as own:
+            logs = [Path(own) / f"rank-{rank}.log" for rank in range(self._options.processes)]
+            port = _free_port()
+            children: list[subprocess.Popen[bytes]] = []
+            with _signals(lambda number: [child.send_signal(number) for child in children]):
+                try:
+                    for rank, log in enumerate(logs):
+                        with log.open("wb") as file:
+                            children.append(self._start(command, rank, port, stdout, file))
+                    failed = self._wait(children)
+                finally:
+                    _end(children, self._options.grace)
+            if failed is not None:
+                raise TkError(self._told(failed, children[failed].returncode, logs[failed], folder))
+        return ""
+
+    def shown(self, command: Sequence[str], folder: Path) -> str:
+        return f"{self._options.processes} processes of: {shlex.join(command)}"
+
+    def _start(
+        self, command: Sequence[str], rank: int, port: int, stdout: int | None, log: IO[bytes]
+    ) -> subprocess.Popen[bytes]:
+        first = rank == 0
+        return subprocess.Popen(
+            command,
+            env={**os.environ, **self._environment(rank, port)},
+            stdin=subprocess.DEVNULL,
+            stdout=stdout if first else log,
+            stderr=None if first else log,
+            start_new_session=True,  # a signal from the terminal comes by way of the launcher, once
+            preexec_fn=_dies_with_parent if sys.platform == "linux" else None,
+        )
+
+    def _environment(self, rank: int, port: int) -> Mapping[str, str]:
+        size = self._options.processes
+        threads = max(1, (os.cpu_count() or 1) // size)
+        ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size, "MASTER_PORT": port}
+        return {
+            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads)),
+            "MASTER_ADDR": "127.0.0.1",
+            **{name: str(value) for name, value in ranks.items()},
+        }
+
+    def _wait(self, children: Sequence[subprocess.Popen[bytes]]) -> int | None:
+        """The rank of the process that failed first; None where all have ended well."""
+        while True:
+            codes = [child.poll() for child in children]
+            failed = [rank for rank, code in enumerate(codes) if code]
+            if failed:
+                return _first(failed, codes)
+            if all(code == 0 for code in codes):
+                return None
+            time.sleep(POLL)
+
+    def _told(self, rank: int, code: int, log: Path, folder: Path) -> str:
+        how = f"was ended by the signal {signal.Signals(-code).name}" if code < 0 else f"failed (exit code {code})"
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-TOLD:] if rank else []
+        said = "".join(f"\n  {line}" for line in lines) if lines else ", as told above" if not rank and code > 0 else ""
+        on = f"\nGo on from its newest checkpoint: tk train --run {shlex.quote(str(folder))} --resume"
+        return (
+            f"Process {rank} of {self._options.processes} {how}{said}{'.' if not lines else ''}"
+            f"{on if (folder / 'checkpoints').is_dir() else ''}"
+        )
+
+
+def _first(failed: Sequence[int], codes: Sequence[int | None]) -> int:
+    """Of processes that failed at the same time, one that was killed: the others fail because of it."""
+    return min(failed, key=lambda rank: ((codes[rank] or 0) > 0, rank))
+
+
+def _end(children: Sequence[subprocess.Popen[bytes]], grace: float) -> None:
+    """Wait for those that are left, ask them to end, and end them."""
+    for ask in (None, signal.SIGTERM, signal.SIGKILL):
+        left = [child for child in children if child.poll() is None]
+        for child in left if ask is not None else ():
+            child.send_signal(ask)  # type: ignore[arg-type]
+        end = time.monotonic() + grace
+        while any(child.poll() is None for child in left) and time.monotonic() < end:
+            time.sleep(POLL)
+
+
+@contextmanager
+def _signals(forward: Callable[[int], object]) -> Iterator[None]:
+    """SIGTERM and SIGINT go to the processes, which save and end."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = {number: signal.signal(number, lambda n, _: forward(n)) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _dies_with_parent() -> None:
+    """In the child: it is killed when the thread that started it ends, however that ends."""
+    ctypes.CDLL(None).prctl(_DIES_WITH_PARENT, signal.SIGKILL)
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port: int = taken.getsockname()[1]
+        return port
