@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -44,7 +45,15 @@ def launch(plan: Plan, launcher: Launcher, *, json: bool = False) -> str:
     if launcher.waits:
         with TemporaryDirectory(prefix="tk-") as own:
             return launcher.launch(command(plan, Path(own) / "config.yaml", ["--json"] if json else []), folder)
-    return launcher.launch(command(plan, folder / "launch" / "config.yaml"), folder)
+    config = folder / "launch" / "config.yaml"
+    try:
+        return launcher.launch(command(plan, config), folder)
+    except TkError:  # a run that cannot begin leaves nothing
+        config.unlink()
+        for empty in (config.parent, folder):
+            with suppress(OSError):
+                empty.rmdir()
+        raise
 
 
 def shown(plan: Plan, launcher: Launcher) -> str:
