@@ -119,6 +119,14 @@ def test_any_number_of_requests_is_answered_in_their_order_and_few_are_on_their_
     assert not engine.flying
 
 
+def test_who_asks_while_a_stream_is_open_is_told(engine: Backwards) -> None:
+    pieces = stream(engine, asked(1, 2, 3))
+    next(pieces)
+    with pytest.raises(TkError, match="from elsewhere as well"):
+        generate(engine, [asked(4, 5)])
+    assert len(engine.flying) == 1
+
+
 def test_engines_that_can_do_less_say_so(engine: Backwards) -> None:
     with pytest.raises(UsageError, match="no vectors"):
         engine.score([asked(1)])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from typing import TYPE_CHECKING
@@ -66,9 +66,7 @@ def generate_each(engine: Engine, requests: Iterable[Request], ahead: int = AHEA
                 return
             while waiting and waiting[0].whole:
                 yield waiting.popleft().completions()
-            for delta in engine.step() if by_key else ():
-                if delta.error is not None:
-                    raise delta.error
+            for delta in _deltas(engine, by_key) if by_key else ():
                 by_key[delta.key].add(delta)
                 if by_key[delta.key].whole:
                     del by_key[delta.key]
@@ -110,14 +108,24 @@ def _pieces(engine: Engine, key: int) -> Iterator[Delta]:
     ended = False
     try:
         while not ended:
-            for delta in engine.step():
-                if delta.error is not None:
-                    raise delta.error
+            for delta in _deltas(engine, (key,)):
                 ended = bool(delta.finish_reason)
                 yield delta
     finally:
         if not ended:
             engine.cancel(key)
+
+
+def _deltas(engine: Engine, keys: Container[int]) -> Iterator[Delta]:
+    """What is new of requests that alone are on their way. Raises TkError where one fails, and where there are others."""
+    for delta in engine.step():
+        if delta.key not in keys:
+            raise TkError(
+                "The engine has been asked from elsewhere as well: several may ask it through tk.dispatch only."
+            )
+        if delta.error is not None:
+            raise delta.error
+        yield delta
 
 
 class Base:
