@@ -115,8 +115,8 @@ def test_a_talk_keeps_its_pictures(place: Path, monkeypatch: pytest.MonkeyPatch)
     talk = inference.Conversation(plan(place, "rows.jsonl", sampling={"max_tokens": 3}))
     engine, template = talk._loaded.engine, talk._loaded.template
     asked: list[Request] = []
-    stream = engine.stream
-    monkeypatch.setattr(engine, "stream", lambda request: (asked.append(request), stream(request))[1])
+    add = engine.add
+    monkeypatch.setattr(engine, "add", lambda request: (asked.append(request), add(request))[1])
     image = str(place / "red.png")
     for images in ([image], [image, image]):
         list(talk.say("What?", images))

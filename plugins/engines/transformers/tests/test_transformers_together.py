@@ -170,6 +170,16 @@ def test_a_beginning_is_read_once(llama: LoadedModel) -> None:
     assert made == alone(llama, Request(ids[3], sampling, stop_ids=(299,)))[0]
 
 
+def test_a_beginning_outlives_the_row_that_has_read_it(llama: LoadedModel) -> None:
+    """The first of six answers ends with its first token."""
+    engine = engine_of(llama, prefix_cache=0)
+    generate(engine, [Request([5], Sampling(max_tokens=2))])
+    with tokens_read(llama) as counts:
+        found = generate(engine, [Request(LONG, Sampling(max_tokens=1, temperature=1.0, seed=0, n=6))])[0]
+    assert counts == [len(LONG), 5]
+    assert found == alone(llama, Request(LONG, Sampling(max_tokens=1, temperature=1.0, seed=0, n=6)))
+
+
 def test_a_talk_goes_on_where_it_was(llama: LoadedModel) -> None:
     engine = engine_of(llama)
     sampling = Sampling(max_tokens=6)

@@ -174,6 +174,6 @@ def gradient(model: nn.Module) -> Tensor:
 def check_same(found: Stepped, expected: Stepped, what: str = "", bound: float = 1e-5) -> None:
     """Value and gradient within `bound` of the expected ones, as |a - b| / |b|. Raises AssertionError with the figures."""
     apart = torch.linalg.norm(found[1] - expected[1]) / torch.linalg.norm(expected[1])
-    close = abs(found[0] - expected[0]) <= bound * abs(expected[0]) + 1e-7
+    close = abs(found[0] - expected[0]) <= bound * abs(expected[0]) + 1e-6
     need(close, f"{what}: the value is {found[0]:.8g} and not {expected[0]:.8g}")
     need(bool(apart <= bound), f"{what}: the gradient is {float(apart):.1e} away")  # nan: there is none

@@ -70,6 +70,9 @@ class SlotBatch:
         logits = [self._decode()] if self._ready else []
         if pieces:
             logits += self._read(pieces, media)
+            for place in range(self._ready, len(self.rows)):
+                if not self.rows[place].read:
+                    self._begin(place)  # now: what it goes on from may end with the next token
         return self.rows[: self._ready], torch.cat(logits) if logits else None
 
     def drop(self) -> None:
