@@ -314,10 +314,11 @@ def _print_result(result: TrainResult) -> None:
         print()
         for name in ("prompt", "reference", "before", "after"):
             print(f"{name:9} {_one_line(sample.get(name, ''))}")
-    print(
-        f"\nrun       {result.output}\nreport    {result.output / 'report.html'}\ntrained   {result.output / 'final'}"
-    )
-    print()
+    report = result.output / "report.html"
+    print(f"\nrun       {result.output}")
+    if report.is_file():
+        print(f"report    {report}")
+    print(f"trained   {result.output / 'final'}\n")
     for number, command in enumerate(result.next.values()):
         print(f"{'' if number else 'next':10}{command}")
 
