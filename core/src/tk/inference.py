@@ -118,8 +118,13 @@ def uses_of(plan: Plan, run: Path) -> dict[str, str]:
     return {what: command.format(run=shlex.quote(str(run))) for what, command in commands.items()}
 
 
-def runtime(plan: Plan, run: Path | None, head: Head = LM_HEAD) -> Runtime:
-    """Model, template and engine of a plan. Raises UsageError for a run that has trained another kind of head."""
+def runtime(plan: Plan, run: Path | None, head: Head = LM_HEAD, *, adapters: bool = False) -> Runtime:
+    """Model, template and engine of a plan. Raises UsageError for a run that has trained another kind of head.
+
+    adapters: requests may name those that the config has beside the model's own; else it may have none.
+    """
+    if plan.config.model.adapters and not adapters:
+        raise UsageError("model.adapters: nothing here chooses among them; what one run has trained is used by --run.")
     model, tuner = load(plan, run, head)
     if model.head.kind != head.kind:
         raise UsageError(
@@ -265,10 +270,8 @@ class Answers:
                 yield from self._answers(batch, scoring)
 
     def _requests(self, loaded: Runtime, prompts: Iterator[Sample]) -> Iterator[Request]:
-        stop_ids = loaded.template.stop_ids()
         while batch := list(islice(prompts, BATCH)):
-            for encoding in loaded.template.encode(batch, generation=True):
-                yield Request(encoding.ids, self._plan.config.sampling, stop_ids, encoding.media)
+            yield from requests(self._plan, loaded, batch)
 
     def _prompts(self) -> Iterator[Sample]:
         """The rows' conversations up to where the assistant is to speak: a reference answer at the end is left out."""
@@ -292,11 +295,11 @@ class Answers:
             )
 
 
-def generate(plan: Plan, loaded: Runtime, samples: Sequence[Sample]) -> list[list[Completion]]:
-    """Completions of each sample's conversation."""
-    encodings = loaded.template.encode(samples, generation=True)
+def requests(plan: Plan, loaded: Runtime, samples: Sequence[Sample]) -> list[Request]:
+    """What an engine is asked to go on with each sample's conversation."""
     stop_ids = loaded.template.stop_ids()
-    return engines.generate(loaded.engine, [Request(e.ids, plan.config.sampling, stop_ids, e.media) for e in encodings])
+    encodings = loaded.template.encode(samples, generation=True)
+    return [Request(e.ids, plan.config.sampling, stop_ids, e.media) for e in encodings]
 
 
 class Conversation:

@@ -89,6 +89,8 @@ def plan(given: Given, *, output: bool = False) -> Plan:
     resumed = str(found.tree.get(("train", "resume"), "")).lower() == "true"
     if given.run and resumed and not any(name.split(".")[0] == "output" for name, _ in given.flags):
         found.tree.set(("output", "dir"), str(given.run), "--run")  # wherever the run was when it began
+    if output:
+        found.tree.drop(("server",))  # who may ask one, and by which key, is no part of a run that is written down
     if output and resumed and not found.tree.get(("output", "dir")):
         raise UsageError("--resume: no run is named to go on with: --run FOLDER.")
     if output and not found.tree.get(("output", "dir")):

@@ -95,9 +95,13 @@ def test_beside_an_adapter_of_ones_own(base: Path, folders: dict[str, Path]) -> 
 def test_what_cannot_be_offered_says_why(base: Path, folders: dict[str, Path], tmp_path: Path) -> None:
     model = with_adapters(AutoFamily().load(str(base)), {"one": folders["one"]})
     adapters: Any = model.adapters
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "adapter_config.json").write_text("{")
     for name, folder, message in (
         ("one", folders["two"], "the name is taken"),
         ("x", tmp_path, "holds no adapter"),
+        ("x", broken, "cannot be read"),
         ("x", written(tmp_path / "nothing", base, 0), "changes nothing"),
         ("x", written(tmp_path / "dora", base, 3, use_dora=True), "DoRA"),
         ("x", written(tmp_path / "saves", base, 3, modules_to_save=["lm_head"]), "replaces weights"),

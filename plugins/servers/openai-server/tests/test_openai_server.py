@@ -217,6 +217,8 @@ def test_adapters_are_models_of_their_own(model: Path, tmp_path: Path) -> None:
             assert (made.model, made.choices[0].message.content) == (name, text)
         with pytest.raises(openai.NotFoundError, match="tiny, run1, run2"):
             client.chat.completions.create(model="run3", messages=HELLO)
+    with pytest.raises(tk.UsageError, match="nothing here chooses among them"):
+        list(tk.chat(model=given).say("Hello"))
     with pytest.raises(tk.UsageError, match="model.adapters"):
         tk.train(model=given, data=str(rows), output=str(tmp_path / "no"))
 

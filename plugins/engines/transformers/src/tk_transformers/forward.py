@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from tk.contracts import Layout, LoadedModel
+from tk_tensor.probe import at_rest
 
 
 class Forward:
@@ -54,7 +54,7 @@ class Forward:
         kept = ends.unique() if ends is not None else None
         if "logits_to_keep" in self.takes:
             inputs["logits_to_keep"] = 1 if kept is None else kept
-        with torch.no_grad(), _evaluating(self.module):
+        with torch.no_grad(), at_rest(self.module):
             logits: Tensor = self.module(input_ids=ids, **inputs).logits
         return self._last(logits, ids.shape[1], kept, ends).float().index_fill(1, self._marks, float("-inf"))
 
@@ -70,16 +70,3 @@ class Forward:
             return logits[:, -1]
         places = ends if logits.shape[1] == length else torch.searchsorted(kept, ends)
         return logits[torch.arange(len(ends), device=logits.device), places]
-
-
-@contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    """Every part in evaluation mode while it is entered, and as it was afterwards."""
-    training = [part for part in module.modules() if part.training]
-    for part in training:
-        part.training = False
-    try:
-        yield
-    finally:
-        for part in training:
-            part.training = True

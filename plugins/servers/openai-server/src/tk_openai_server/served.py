@@ -40,7 +40,7 @@ class Served:
     def __init__(
         self, plan: Plan, run: Path | None, *, name: str, options: ServerOptions, head: Head = LM_HEAD
     ) -> None:
-        loaded = runtime(plan, run, head)
+        loaded = runtime(plan, run, head, adapters=True)
         self.name, self.options, self.sampling = name, options, plan.config.sampling
         self.created = int(time.time())
         self.adapters = tuple(loaded.model.adapters.names) if loaded.model.adapters is not None else ()

@@ -68,7 +68,10 @@ def _served(folder: Path) -> None:
     """Raises TkError for a folder without an adapter, and for one that cannot be told apart by row."""
     if not (folder / "adapter_config.json").is_file():
         raise TkError(f"{folder} holds no adapter: there is no adapter_config.json.")
-    config = PeftConfig.from_pretrained(str(folder))
+    try:
+        config = PeftConfig.from_pretrained(str(folder))
+    except (ValueError, TypeError, KeyError, OSError) as error:
+        raise TkError(f"{folder}: its adapter_config.json cannot be read: {error}") from error
     if not isinstance(config, LoraConfig):
         raise TkError(f"{folder}: an adapter of the type {config.peft_type} cannot be offered beside others.")
     if config.use_dora:
