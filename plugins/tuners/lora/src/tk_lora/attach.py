@@ -17,6 +17,7 @@ from transformers.pytorch_utils import Conv1D
 
 from tk.contracts import LoadedModel
 from tk.errors import UsageError, nearest
+from tk_lora import fused
 from tk_lora.options import LoraOptions
 
 ALL_LINEAR = "all-linear"
@@ -32,6 +33,7 @@ def attach(model: LoadedModel, options: LoraOptions) -> PeftModel:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what they are about is checked above or set here
             config = peft_config(module, options, model.path)
+            fused.use_in(config)
             if on_meta and changes_base(options):
                 config.init_lora_weights = True  # shapes are the same, and there are no weights to decompose
             peft_model = get_peft_model(module, config, low_cpu_mem_usage=on_meta)
