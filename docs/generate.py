@@ -69,7 +69,8 @@ def config(registry: Registry) -> str:
         components = registry.all(kind.name)
         if not components:
             continue
-        where = f" (section `{kind.section}`)" if kind.section else ""
+        sections = " and ".join(f"`{section}`" for section in kind.sections)
+        where = f" (section{'s' * (len(kind.sections) > 1)} {sections})" if sections else ""
         lines.append(f"## {kind.name}{where}\n\n{kind.summary}\n")
         for component in components:
             lines += _component(component)

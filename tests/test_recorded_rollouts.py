@@ -26,7 +26,7 @@ def test_neither_processes_nor_accumulation_nor_the_strategy_change_anything(nam
         online_inputs(tmp_path),
         tmp_path / "run",
         method,
-        engines={"recorded": {}},
+        engine="recorded",
         tuner={"name": tuner},
         optim={"name": "sgd", "lr": 1e-3},
         train={"batch_size": 8, "steps": 4},

@@ -176,12 +176,15 @@ def test_yaml_keeps_what_was_written(read):
 
 
 def test_short_forms(read):
-    config = read("model: my/smollm\ndata: rows.jsonl\noutput: out\nlosses: [dft]\nengines: transformers\n")
+    config = read(
+        "model: my/smollm\ndata: rows.jsonl\noutput: out\nlosses: [dft]\nengine: transformers\nengines: {judge: transformers}\n"
+    )
     assert config.model.name == "my/smollm"
     assert config.family.name == "smollm"
     assert config.data.sources["data"].path == "rows.jsonl"
     assert list(config.groups["losses"]) == ["dft"]
-    assert list(config.groups["engines"]) == ["transformers"]
+    assert config.chosen["engine"].name == "transformers"
+    assert [(name, one.name) for name, one in config.groups["engines"].items()] == [("judge", "transformers")]
     assert read("data: {sources: {a: x.csv}}").data.sources["a"].path == "x.csv"
 
 

@@ -16,7 +16,6 @@ from typing import Any
 from tk import engines
 from tk.compose import Plan
 from tk.config.files import listed
-from tk.config.resolve import Chosen
 from tk.contracts import (
     LM_HEAD,
     Completion,
@@ -133,25 +132,19 @@ def runtime(plan: Plan, run: Path | None, head: Head = LM_HEAD, *, adapters: boo
     if plan.config.model.adapters:
         _add_adapters(plan, model, tuner)
     template = plan.one("template").build(tokenizer=model.tokenizer, media=model.media)
-    return Runtime(model, template, default_engine(plan).build(model=model))
+    return Runtime(model, template, plan.one("engine").build(model=model))
 
 
 def _add_adapters(plan: Plan, model: LoadedModel, tuner: Tuner | None) -> None:
     """Load the adapters that the config names beside the model's own. Raises TkError where one does not fit."""
     chosen = plan.one("tuner")
-    for part in (chosen, default_engine(plan)):
+    for part in (chosen, plan.one("engine")):
         if "adapters" not in part.component.spec.supports:
             raise UsageError(f"model.adapters: {part.name} cannot have several adapters at hand.")
     model.adapters = (tuner or chosen.build()).adapters(model)
     for name, folder in plan.config.model.adapters.items():
         path = Path(folder)
         model.adapters.add(name, path / "final" if (path / "config.yaml").is_file() else path)
-
-
-def default_engine(plan: Plan) -> Chosen:
-    """The first engine that the config names, else the kind's default."""
-    named = next(iter(plan.many("engines").values()), None)
-    return named or Chosen(plan.registry.get("engines", plan.registry.kind("engines").default))
 
 
 @dataclass(frozen=True)
@@ -217,7 +210,7 @@ def made_with(plan: Plan, run: Path | None, readings: Sequence[Reading]) -> dict
     return {**kept, "run": str(run) if run else "", "rows": [reading.rows.fingerprint for reading in readings]}
 
 
-DECISIVE = ("model", "template", "data", "media", "engines", "sampling", "rewards", "tuner", "method")
+DECISIVE = ("model", "template", "data", "media", "engine", "engines", "sampling", "rewards", "tuner", "method")
 """Sections that answers depend on."""
 
 

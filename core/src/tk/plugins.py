@@ -151,9 +151,9 @@ class _Loader:
                 raise ValueError(f"the kind {kind.name!r} exists already")
             if kind.name in self.kinds:
                 continue
-            taken = {*KERNEL_SECTIONS, *(known.section for known in self.kinds.values())}
-            if kind.section and kind.section in taken:
-                raise ValueError(f"the config section {kind.section!r} of the kind {kind.name!r} exists already")
+            taken = {*KERNEL_SECTIONS, *(section for known in self.kinds.values() for section in known.sections)}
+            for section in taken.intersection(kind.sections):
+                raise ValueError(f"the config section {section!r} of the kind {kind.name!r} exists already")
             self.kinds[kind.name] = kind
             self.manager.add_hookspecs(type(kind.hook, (), {kind.hook: staticmethod(_open_hook(kind))}))
 

@@ -195,6 +195,7 @@ class KindSpec:
     selects: what the section holds: "one" component ({name, options}), several by component name with a weight
         ("weighted": {name: 0.8}) or with options only ("several": {name: {…}}), or several by the user's own names
         ("named": {judge: {name: …}}).
+    named: a second section, with more of them by the user's own names; where the first selects one.
     default: the component selected where nobody names one.
     shared: "module:attribute" of a frozen dataclass with the options that every component has besides its own, where
         the section holds several by component name. A component's own option of the same name comes first.
@@ -207,12 +208,19 @@ class KindSpec:
     contract: str = ""
     section: str = ""
     selects: Literal["one", "weighted", "several", "named"] = "one"
+    named: str = ""
     default: str = ""
     shared: str = ""
 
     @property
     def hook(self) -> str:
         return "tk_" + self.name.replace("-", "_")
+
+    @property
+    def sections(self) -> dict[str, str]:
+        """Its config sections -> what each selects."""
+        own = {self.section: str(self.selects)} if self.section else {}
+        return {**own, **({self.named: "named"} if self.named else {})}
 
 
 KERNEL_SECTIONS = ("model", "data", "media", "train", "eval", "plugins", "report", "output", "sampling")
@@ -264,8 +272,8 @@ KINDS: tuple[KindSpec, ...] = (
         singular="engine",
         spec=EngineSpec,
         contract="tk.contracts:Engine",
-        section="engines",
-        selects="named",
+        section="engine",
+        named="engines",
         default="transformers",
         summary="What generates text.",
     ),

@@ -24,10 +24,10 @@ Flags = list[tuple[str, str]]
 
 COMMANDS: dict[str, tuple[str, ...]] = {
     "train": (),
-    "infer": ("model", "template", "data", "engines", "rewards", "sampling", "plugins"),
-    "embed": ("model", "template", "data", "engines", "plugins"),
-    "chat": ("model", "template", "engines", "sampling", "plugins"),
-    "serve": ("model", "template", "engines", "sampling", "server", "media", "plugins"),
+    "infer": ("model", "template", "data", "engine", "engines", "rewards", "sampling", "plugins"),
+    "embed": ("model", "template", "data", "engine", "plugins"),
+    "chat": ("model", "template", "engine", "sampling", "plugins"),
+    "serve": ("model", "template", "engine", "sampling", "server", "media", "plugins"),
     "export": ("model", "tuner", "plugins"),
     "data preview": ("model", "template", "data", "method", "plugins"),
 }
@@ -139,11 +139,12 @@ def _parameters(name: str, found: Resolver, full: bool) -> Iterator[inspect.Para
     """Options of the sections: the short form of each, and in help every option of what is chosen."""
     shown = COMMANDS[name] or tuple(found.sections)
     for section in shown:
-        kind = found.sections.get(section)
-        if kind is not None:
-            names = found.registry.names(kind.name)
+        of_kind = found.sections.get(section)
+        if of_kind is not None:
+            kind, names = of_kind.kind, found.registry.names(of_kind.kind.name)
             listed = "|".join(names[:12]) + ("|…" if len(names) > 12 else "")
-            yield _option(section, f"{kind.summary} [{listed}]", completer=_completer(names))
+            more = " Further ones by names of yours." if section == kind.named else ""
+            yield _option(section, f"{kind.summary}{more} [{listed}]", completer=_completer(names))
         elif section in (*SCALARS, "data", "eval"):
             short = {"model": "A checkpoint: folder, hub id or short name.", "output": "Folder of the run."}
             names = [n for c in found.registry.all("models") for n in getattr(c.spec, "checkpoints", ())]
@@ -154,14 +155,14 @@ def _parameters(name: str, found: Resolver, full: bool) -> Iterator[inspect.Para
 
 
 def _detailed(section: str, found: Resolver) -> Iterator[inspect.Parameter]:
-    kind = found.sections.get(section)
-    if kind is None or kind.selects == "one":
+    of_kind = found.sections.get(section)
+    if of_kind is None or of_kind.selects == "one":
         for option in found.section_options(section):
             yield _dotted(f"{section}.{option.flag}", option)
         return
-    for key, component in found.several(kind).items():
+    for key, component in found.several(of_kind).items():
         config = component.config()
-        for option in (*(options_of(config) if config else ()), *added_options(kind)):
+        for option in (*(options_of(config) if config else ()), *added_options(of_kind.kind)):
             yield _dotted(f"{section}.{key}.{option.flag}", option)
 
 

@@ -69,8 +69,8 @@ def schema(registry: Registry) -> dict[str, Any]:
             own = _with_families(registry, own, defs)
         properties[section] = {"anyOf": [own, {"type": "string"}]} if section in {*SCALARS, "data", "eval"} else own
     for kind in registry.kinds.values():
-        if kind.section:
-            properties[kind.section] = _kind_schema(registry, kind, defs)
+        for section, selects in kind.sections.items():
+            properties[section] = _kind_schema(registry, kind, selects, defs)
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "tk run config",
@@ -90,11 +90,11 @@ def _with_families(registry: Registry, own: dict[str, Any], defs: dict[str, Any]
     return {**own, "properties": {**extra, **own["properties"]}}
 
 
-def _kind_schema(registry: Registry, kind: KindSpec, defs: dict[str, Any]) -> dict[str, Any]:
+def _kind_schema(registry: Registry, kind: KindSpec, selects: str, defs: dict[str, Any]) -> dict[str, Any]:
     components = registry.all(kind.name)
     options = {c.name: options_of(config) if (config := c.config()) else () for c in components}
     texts = {c.name: c.spec.summary for c in components}
-    if kind.selects in ("one", "named"):
+    if selects in ("one", "named"):
         choices = [
             {
                 **_object(options[name], defs, {"name": {"const": name, "description": texts[name]}}),
@@ -103,8 +103,8 @@ def _kind_schema(registry: Registry, kind: KindSpec, defs: dict[str, Any]) -> di
             for name in options
         ]
         one = {"anyOf": [{"enum": sorted(options)}, *choices], "description": kind.summary}
-        return one if kind.selects == "one" else {"type": "object", "additionalProperties": one}
-    added, weighted = added_options(kind), kind.selects == "weighted"
+        return one if selects == "one" else {"type": "object", "additionalProperties": one}
+    added, weighted = added_options(kind), selects == "weighted"
     entries = {
         name: {
             "anyOf": [_object(fields + added, defs), {"type": ["number" if weighted else "boolean", "null"]}],

@@ -77,15 +77,24 @@ class Config:
     origins: Mapping[Key, str] = field(repr=False)
 
 
-def sections_of(registry: Registry) -> dict[str, KindSpec | None]:
+@dataclass(frozen=True)
+class Section:
+    """A section that holds components of a kind. selects: as KindSpec.selects."""
+
+    name: str
+    kind: KindSpec
+    selects: str
+
+
+def sections_of(registry: Registry) -> dict[str, Section | None]:
     """Every section: the kernel's own (None) and those of kinds."""
-    kinds = {kind.section: kind for kind in registry.kinds.values() if kind.section}
+    kinds = {n: Section(n, kind, selects) for kind in registry.kinds.values() for n, selects in kind.sections.items()}
     return {**dict.fromkeys(FIXED), **kinds}
 
 
 def chosen_kinds(registry: Registry) -> dict[str, str]:
     """Section of each kind -> what it selects (KindSpec.selects)."""
-    return {kind.section: kind.selects for kind in registry.kinds.values() if kind.section}
+    return {name: section.selects for name, section in sections_of(registry).items() if section}
 
 
 def added_options(kind: KindSpec) -> tuple[Option, ...]:
@@ -149,14 +158,14 @@ class Resolver:
             return self.registry.get(kind.name, kind.default) if installed else None
         return self._component(kind, (kind.section, "name"), str(name))
 
-    def several(self, kind: KindSpec) -> dict[str, Component]:
+    def several(self, section: Section) -> dict[str, Component]:
         """The components of a section that holds several, by the key they stand under."""
-        found = {}
-        for key, value in self._section(kind.section).items():
+        found, kind = {}, section.kind
+        for key, value in self._section(section.name).items():
             if value is None or value is False or value in ("false", "null"):  # a flag's text
                 continue
-            path = (kind.section, key)
-            if kind.selects == "named":
+            path = (section.name, key)
+            if section.selects == "named":
                 name = value.get("name", key) if isinstance(value, Mapping) else value
                 found[key] = self._component(kind, (*path, "name"), str(name))
             else:
@@ -198,19 +207,17 @@ class Resolver:
             template = getattr(self.family.spec, "template", "")
             if template and self.tree.get(("template", "name")) is None:
                 self.tree.set(("template", "name"), template, f"default of {self.family.label}")
-        for kind in self.registry.kinds.values():
-            if not kind.section:
-                continue
-            if kind.selects == "one":
-                component = self.one(kind)
+        for section in filter(None, self.sections.values()):
+            if section.selects == "one":
+                component = self.one(section.kind)
                 if component:
                     yield component
             else:
-                yield from self.several(kind).values()
+                yield from self.several(section).values()
 
     def _known(self, path: Key) -> bool:
-        kind = self.sections.get(path[0])
-        if len(path) == 1 or (kind is not None and kind.selects != "one"):
+        section = self.sections.get(path[0])
+        if len(path) == 1 or (section is not None and section.selects != "one"):
             return path[0] in self.sections
         return path[1] in {option.name for option in self.section_options(path[0])} | {"name"}
 
@@ -218,9 +225,9 @@ class Resolver:
 
     def section_options(self, section: str) -> tuple[Option, ...]:
         """Fields of a section that holds fixed fields or one component."""
-        kind = self.sections[section]
+        of_kind = self.sections[section]
         fixed = options_of(FIXED[section]) if section in FIXED else ()
-        component = self.family if section == "model" else self.one(kind) if kind else None
+        component = self.family if section == "model" else self.one(of_kind.kind) if of_kind else None
         config = component.config() if component else None
         return fixed + (options_of(config) if config else ())
 
@@ -239,16 +246,18 @@ class Resolver:
             out[section] = values
         chosen: dict[str, Chosen] = {}
         groups: dict[str, Mapping[str, Chosen]] = {}
-        for kind in self.registry.kinds.values():
-            if kind.section and kind.selects == "one":
-                component = self.one(kind)
+        for name, of_kind in self.sections.items():
+            if of_kind is None:
+                continue
+            if of_kind.selects == "one":
+                component = self.one(of_kind.kind)
                 if component:
-                    chosen[kind.section], values = self._choose(component, (kind.section,))
-                    out[kind.section] = {"name": component.name, **values}
-            elif kind.section:
-                made = {key: self._choose(c, (kind.section, key), kind) for key, c in self.several(kind).items()}
-                groups[kind.section] = {key: pair[0] for key, pair in made.items()}
-                out[kind.section] = {key: pair[1] for key, pair in made.items()}
+                    chosen[name], values = self._choose(component, (name,))
+                    out[name] = {"name": component.name, **values}
+            else:
+                made = {key: self._choose(c, (name, key), of_kind) for key, c in self.several(of_kind).items()}
+                groups[name] = {key: pair[0] for key, pair in made.items()}
+                out[name] = {key: pair[1] for key, pair in made.items()}
         chosen = {section: self._given(one, chosen) for section, one in chosen.items()}
         groups = {s: {key: self._given(one, chosen) for key, one in group.items()} for s, group in groups.items()}
         tree = msgspec.to_builtins(out)
@@ -261,7 +270,7 @@ class Resolver:
             raise self.error((missing[0],), f"{one.component.label} needs what is chosen here, and nothing is.")
         return replace(one, used={keyword: chosen[s] for keyword, s in one.component.spec.uses.items()})
 
-    def _choose(self, component: Component, path: Key, group: KindSpec | None = None) -> tuple[Chosen, dict[str, Any]]:
+    def _choose(self, component: Component, path: Key, group: Section | None = None) -> tuple[Chosen, dict[str, Any]]:
         node = self.tree.get(path, {})
         weighted = group is not None and group.selects == "weighted"
         if weighted and _is_number(node):

@@ -240,9 +240,7 @@ def calling(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[openai.O
     """A server whose model says what said.txt holds, in the chat format that has tools."""
     folder = tiny_checkpoint(tmp_path_factory.mktemp("m") / "caller", "llama", vocab=300, max_position_embeddings=4096)
     plugin = {"files": [str(Path(__file__).parent / "said.py")]}
-    with tk.serve(
-        model=str(folder), template="chatml", engines={"own": {"name": "said"}}, plugins=plugin, server={"port": 0}
-    ) as serving:
+    with tk.serve(model=str(folder), template="chatml", engine="said", plugins=plugin, server={"port": 0}) as serving:
         yield openai.OpenAI(base_url=f"{serving.url}/v1", api_key="none", max_retries=0), folder / "said.txt"
 
 

@@ -15,7 +15,6 @@ from torch import Tensor
 from tk.compose import Plan
 from tk.contracts import Encoding, Head, Medium, Pass, Request, Session, Stat
 from tk.errors import TkWarning
-from tk.inference import default_engine
 from tk.sample import Sample, sequence_names
 from tk_data.prepare import EvalPrompt
 from tk_torch.assemble import Parts
@@ -40,7 +39,7 @@ def refusal(plan: Plan, parts: Parts) -> str:
     if kind != "lm":
         return ""
     if why := cannot_follow(plan):
-        return f"the engine {default_engine(plan).name}: {why}"
+        return f"the engine {plan.one('engine').name}: {why}"
     if not parts.data.eval_prompts(1):
         return "no held-out row has an assistant's turn"
     return ""

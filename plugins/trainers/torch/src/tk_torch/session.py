@@ -13,7 +13,6 @@ from tk import engines
 from tk.compose import Plan
 from tk.contracts import Batch, Completion, Engine, Moment, Pass, Request, Rows, Strategy, World
 from tk.errors import UsageError
-from tk.inference import default_engine
 from tk.sample import Sample
 from tk_parallel.processes import exchange
 from tk_torch.assemble import Parts, load
@@ -73,7 +72,7 @@ class Running(Configured):
 
     @cached_property
     def _engine(self) -> Engine:
-        chosen = default_engine(self._plan)
+        chosen = self._plan.one("engine")
         why = cannot_follow(self._plan)
         if why:
             raise UsageError(f"engine {chosen.name}: {why}.")
@@ -81,7 +80,7 @@ class Running(Configured):
         return engine
 
     def _supports(self, word: str) -> bool:
-        return word in default_engine(self._plan).component.spec.supports
+        return word in self._plan.one("engine").component.spec.supports
 
     def reward(self, samples: Sequence[Sample], completions: Sequence[Completion]) -> dict[str, Sequence[float | None]]:
         """Raises TkError, on every rank, for a reward that misbehaves on any."""
@@ -129,7 +128,7 @@ class Running(Configured):
 
 def cannot_follow(plan: Plan) -> str:
     """Why the run's engine cannot generate with the weights in training; "" where it can."""
-    supports = default_engine(plan).component.spec.supports
+    supports = plan.one("engine").component.spec.supports
     if "shared-module" not in supports and "weight-update" not in supports:
         return "its weights cannot be replaced, so that it would go on with those from before the training"
     if "shared-module" in supports and "sharding" in plan.one("strategy").component.spec.supports:
