@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from tk.contracts import Completion, Delta, Engine, Request
 from tk.errors import TkError, UsageError
@@ -126,6 +127,27 @@ def _deltas(engine: Engine, keys: Container[int]) -> Iterator[Delta]:
         if delta.error is not None:
             raise delta.error
         yield delta
+
+
+@dataclass
+class AdapterFolders:
+    """Adapters of an engine that reads them itself (tk.contracts.Adapters). folders: by name, where each was saved."""
+
+    folders: dict[str, Path] = field(default_factory=dict)
+
+    @property
+    def names(self) -> Sequence[str]:
+        return tuple(self.folders)
+
+    def add(self, name: str, folder: Path) -> None:
+        if not name or name in self.folders:
+            raise UsageError(f"An adapter cannot be called {name!r}: the name is taken.")
+        if not (folder / "adapter_config.json").is_file():
+            raise TkError(f"{folder} holds no adapter: there is no adapter_config.json.")
+        self.folders[name] = folder.resolve()
+
+    def chosen(self, names: Sequence[str]) -> Mapping[str, Any]:
+        raise TkError("These adapters belong to an engine elsewhere: no module here computes with them.")
 
 
 class Base:

@@ -30,6 +30,7 @@ from tk.contracts import (
     Tuner,
 )
 from tk.errors import DataError, TkError, UsageError
+from tk.files import cache_root
 from tk.rows import Reading, open_source
 from tk.sample import Message, Part, Sample
 from tk.scoring import Scoring, scorers
@@ -63,14 +64,19 @@ class Runtime:
     engine: Engine
 
 
-def load(plan: Plan, run: Path | None, head: Head = LM_HEAD) -> tuple[LoadedModel, Tuner | None]:
-    """The model of a plan with a head, or what `run` has trained of it with the head that it has trained."""
+def load(
+    plan: Plan, run: Path | None, head: Head = LM_HEAD, *, device: str = "auto"
+) -> tuple[LoadedModel, Tuner | None]:
+    """The model of a plan with a head, or what `run` has trained of it with the head that it has trained.
+
+    device: where; "meta" reads no weights, as long as nothing has been trained of them.
+    """
     settings = plan.config.model
     family = plan.family.build()
     head = trained_head(plan) if run else head
     model: LoadedModel = family.load(
         family.resolve(settings.name, settings.revision),
-        device="auto",
+        device="cpu" if run is not None and device == "meta" else device,
         dtype=settings.dtype,
         head=head,
         attention=settings.attention,
@@ -124,24 +130,48 @@ def runtime(plan: Plan, run: Path | None, head: Head = LM_HEAD, *, adapters: boo
     """
     if plan.config.model.adapters and not adapters:
         raise UsageError("model.adapters: nothing here chooses among them; what one run has trained is used by --run.")
-    model, tuner = load(plan, run, head)
+    engine = plan.one("engine")
+    own = "shared-module" not in engine.component.spec.supports
+    model, tuner = load(plan, run, head, device="meta" if own else "auto")
     if model.head.kind != head.kind:
         raise UsageError(
             f"{run}: this run has trained a head of the kind {model.head.kind!r}, and {head.kind!r} is needed."
         )
     if plan.config.model.adapters:
-        _add_adapters(plan, model, tuner)
+        _add_adapters(plan, model, tuner, own)
     template = plan.one("template").build(tokenizer=model.tokenizer, media=model.media)
-    return Runtime(model, template, plan.one("engine").build(model=model))
+    built: Engine = engine.build(model=model, folder=run / "engine" if run else cache_root() / "engines")
+    if own and tuner is not None:
+        _give(plan, model, tuner, built)
+    return Runtime(model, template, built)
 
 
-def _add_adapters(plan: Plan, model: LoadedModel, tuner: Tuner | None) -> None:
-    """Load the adapters that the config names beside the model's own. Raises TkError where one does not fit."""
+def _give(plan: Plan, model: LoadedModel, tuner: Tuner, engine: Engine) -> None:
+    """Let an engine with weights of its own answer with what was trained; the module's are let go."""
+    try:
+        if "weight-update" not in plan.one("engine").component.spec.supports:
+            raise UsageError(
+                f"engine {plan.one('engine').name}: it cannot be given what a run has trained: write that as a checkpoint "
+                "(`tk export`), and name it with --model."
+            )
+        tuner.merge(model)
+        engine.update(model.module.state_dict().items(), 1)
+        model.module.to("meta")
+    except BaseException:
+        engine.close()
+        raise
+
+
+def _add_adapters(plan: Plan, model: LoadedModel, tuner: Tuner | None, own: bool) -> None:
+    """Load the adapters that the config names beside the model's own. Raises TkError where one does not fit.
+
+    own: an engine with weights of its own reads them itself.
+    """
     chosen = plan.one("tuner")
     for part in (chosen, plan.one("engine")):
         if "adapters" not in part.component.spec.supports:
             raise UsageError(f"model.adapters: {part.name} cannot have several adapters at hand.")
-    model.adapters = (tuner or chosen.build()).adapters(model)
+    model.adapters = engines.AdapterFolders() if own else (tuner or chosen.build()).adapters(model)
     for name, folder in plan.config.model.adapters.items():
         path = Path(folder)
         model.adapters.add(name, path / "final" if (path / "config.yaml").is_file() else path)

@@ -68,11 +68,14 @@ class Delta:
 
 @runtime_checkable
 class Engine(Protocol):
-    """What generates. Built as `target([options], model=LoadedModel)`; `tk.engines` drives it.
+    """What generates. Built as `target([options], model=LoadedModel, folder=Path)`; `tk.engines` drives it.
+
+    folder: where it may keep files of its own (logs, weights on their way); made when it is needed.
 
     Requests are added at any time, also while others are on their way, and cancelled; each step gives what is new of all of them.
     One that generates on `model.module` itself declares `shared-module`: in training this is the module that is trained.
-    Others leave it alone, and are given weights by `update` (`weight-update`) before they generate in training.
+    Others have weights of their own, at first those of `model.path`, and are given those in training by `update`
+    (`weight-update`); of `model` they may use all but the module, which can be without weights (on the meta device).
     """
 
     def add(self, request: Request) -> int:

@@ -73,7 +73,8 @@ class LoadedModel:
 class Adapters(Protocol):
     """Adapters of a loaded model beside its own, by name."""
 
-    names: Sequence[str]
+    @property
+    def names(self) -> Sequence[str]: ...
 
     def add(self, name: str, folder: Path) -> None:
         """Load what a tuner has saved. Raises TkError where it does not fit, or changes nothing."""

@@ -9,7 +9,7 @@ from tk.engines import Batched
 
 
 class Said(Batched):
-    def __init__(self, *, model: LoadedModel) -> None:
+    def __init__(self, *, model: LoadedModel, folder: Path) -> None:
         super().__init__()
         self.model = model
 

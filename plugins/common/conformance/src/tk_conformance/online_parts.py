@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,7 @@ async def broken(batch: Any) -> Sequence[float]:
 class Recorded(Batched):
     """Answers that depend on the request's seed only: the same whatever the weights are, and whoever has them."""
 
-    def __init__(self, *, model: LoadedModel) -> None:
+    def __init__(self, *, model: LoadedModel, folder: Path) -> None:
         super().__init__()
         self.tokenizer, self.vocabulary = model.tokenizer, len(model.tokenizer)
         self.versions: list[int] = []

@@ -6,6 +6,7 @@ import random
 from collections import deque
 from collections.abc import Iterable, Sequence
 from itertools import count
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,14 +19,15 @@ from tk_tensor.collate import collate_tokens
 from tk_tensor.packing import probe_shared_prefix
 from tk_tensor.scored import build_scored
 from tk_tensor.tokens import Tokens, positions_of
+from tk_text.asked import checked, seed_of, stops
+from tk_text.stream import TextStream
 from tk_transformers.batches import Batch, SlotBatch, Unreadable, WholeBatch
 from tk_transformers.forward import Forward
 from tk_transformers.options import TransformersOptions
 from tk_transformers.prefixes import Prefixes
-from tk_transformers.rows import Row, checked, stops
+from tk_transformers.rows import Row
 from tk_transformers.sampling import choose
 from tk_transformers.slots import SlotCache
-from tk_transformers.text import TextStream
 
 STATISTIC_OF = {"score": "score", "none": "pooled"}
 """Kind of head -> the statistic of the scored model that is asked for."""
@@ -38,7 +40,7 @@ class TransformersEngine:
     Models that keep more than keys and values (recurrent layers) answer as many requests together as there are places, then the next.
     """
 
-    def __init__(self, options: TransformersOptions, *, model: LoadedModel) -> None:
+    def __init__(self, options: TransformersOptions, *, model: LoadedModel, folder: Path | None = None) -> None:
         self.options = options
         self.model = model
         self.version = 0
@@ -64,7 +66,7 @@ class TransformersEngine:
                 positions,
                 stop_ids,
                 limit,
-                torch.Generator().manual_seed((seed * 1_000_003 + number) % 2**63),
+                torch.Generator().manual_seed(seed_of(seed, number)),
                 TextStream(self.model.tokenizer, texts),
             )
             for number in range(request.sampling.n)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 from torch import Tensor, nn
 
 from tk import engines
 from tk.compose import Plan
-from tk.contracts import Batch, Completion, Engine, Moment, Pass, Request, Rows, Strategy, World
+from tk.contracts import Batch, Completion, Engine, Medium, Moment, Pass, Request, Rows, Strategy, World
 from tk.errors import UsageError
 from tk.sample import Sample
 from tk_parallel.processes import exchange
@@ -48,17 +50,33 @@ class Running(Configured):
 
         Raises TkError, on every rank, for a request that fails on any; UsageError for an engine that cannot be used here.
         """
-        engine, step = self._engine, self.moment().step
-        follows = self._given == step
-        weights = () if follows or self._supports("shared-module") else self.weights()
-        self._given = step
+        step = self.moment().step
+        follows, self._given = self._given == step, step
+        if self._supports("shared-module"):
+            return together(self._strategy, lambda: self._answered(requests, () if not follows else None, step))
+        return self._asked_of_one(requests, None if follows else self.weights(), step)
 
-        def act() -> list[list[Completion]]:
-            if not follows:
-                engine.update(weights, step)
-            return self._generate(requests) if requests else []
+    def _asked_of_one(
+        self, requests: Sequence[Request], weights: Iterator[tuple[str, Tensor]] | None, step: int
+    ) -> list[list[Completion]]:
+        """By an engine with weights of its own, which the first rank asks for all of them."""
+        media = next((request.media for request in requests if request.media), None)
+        together(self._strategy, lambda: _refuse(media))
+        asked = self.gather(msgspec.to_builtins(requests))
+        first = self.world.rank == 0
+        every = [msgspec.convert(request, Request) for part in asked for request in part]
+        found = together(self._strategy, lambda: self._answered(every, weights, step) if first else [])
+        answers = self.gather(msgspec.to_builtins(found))[0]
+        begin = sum(len(part) for part in asked[: self.world.rank])
+        return msgspec.convert(answers[begin : begin + len(requests)], list[list[Completion]])
 
-        return together(self._strategy, act)
+    def _answered(
+        self, requests: Sequence[Request], weights: Iterable[tuple[str, Tensor]] | None, step: int
+    ) -> list[list[Completion]]:
+        """weights: told to the engine first, where there are new ones."""
+        if weights is not None:
+            self._engine.update(weights, step)
+        return self._generate(requests) if requests else []
 
     def _generate(self, requests: Sequence[Request]) -> list[list[Completion]]:
         self._module.eval()
@@ -76,7 +94,7 @@ class Running(Configured):
         why = cannot_follow(self._plan)
         if why:
             raise UsageError(f"engine {chosen.name}: {why}.")
-        engine: Engine = chosen.build(model=self._parts.policy)
+        engine: Engine = chosen.build(model=self._parts.policy, folder=Path(self._plan.config.output.dir) / "engine")
         return engine
 
     def _supports(self, word: str) -> bool:
@@ -124,6 +142,11 @@ class Running(Configured):
                 known[name].copy_(value)
         tuner.merge(model)
         yield from ((name, value.detach()) for name, value in model.module.state_dict().items())
+
+
+def _refuse(media: Sequence[Medium] | None) -> None:
+    if media is not None:
+        raise UsageError(f"A request has an {media[0].type}, which is not sent to an engine with weights of its own.")
 
 
 def cannot_follow(plan: Plan) -> str:

@@ -1,0 +1,180 @@
+"""An engine that runs elsewhere, as `tk.contracts.Engine`: tk tokenises, decodes and stops, and hears of tokens only."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from tk.contracts import Delta, LoadedModel, Request
+from tk.engines import Base
+from tk.errors import TkError, UsageError
+from tk_remote.links import Event, Link, LostError
+from tk_remote.weights import written
+from tk_text.asked import checked, seed_of, stops
+from tk_text.stream import TextStream
+
+WAIT = 0.05
+"""Seconds that a step waits for something to come."""
+
+
+@dataclass(eq=False)
+class _Asked:
+    """One of a request's completions on its way."""
+
+    key: int
+    number: int
+    request: Request
+    stop_ids: frozenset[int]
+    stream: TextStream
+    ids: list[int] = field(default_factory=list)
+
+
+class Remote(Base):
+    """Requests to an engine over a link, which is opened anew where it is lost.
+
+    open: opens the link. restarts: how often it may be lost. folder: where weights lie on their way.
+    name: of the engine, for errors.
+    """
+
+    def __init__(
+        self, name: str, open: Callable[[], Link], *, model: LoadedModel, folder: Path, restarts: int = 3
+    ) -> None:
+        self.model = model
+        self.version = 0
+        self._name, self._open_link, self._folder, self._left = name, open, folder, restarts
+        self._keys, self._seeds = count(), random.SystemRandom()
+        self._asked: dict[str, _Asked] = {}
+        self._weights: Path | None = None
+        self.digest = ""
+        self._link: Link | None = open()
+
+    def add(self, request: Request) -> int:
+        limit = checked(request, self.model)
+        if request.media:
+            raise UsageError(f"The engine {self._name} takes text only so far: use the engine transformers.")
+        stop_ids, texts = stops(request, self.model)
+        link, key = self._linked(), next(self._keys)
+        for number in range(request.sampling.n):
+            name = f"{key}-{number}"
+            self._asked[name] = _Asked(key, number, request, stop_ids, TextStream(self.model.tokenizer, texts))
+            try:
+                link.add(**self._plain(name, number, request, limit, stop_ids))
+            except LostError:
+                self._drop(key)
+                self._link = None
+                raise
+        return key
+
+    def step(self) -> list[Delta]:
+        if not self._asked or self._link is None:
+            return []
+        try:
+            events = self._link.events(WAIT)
+        except LostError as error:
+            return self._lost(error)
+        return [delta for event in events for delta in self._heard(event)]
+
+    def cancel(self, key: int) -> None:
+        for name in self._drop(key):
+            if self._link is not None:
+                self._link.cancel(name)
+
+    def update(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
+        """Write the tensors as safetensors, and have the engine read them. What it serves then is told as a digest.
+
+        They are kept until the next ones, for an engine that has to begin anew.
+        """
+        folder = written(weights, self._folder / f"weights-{version}")
+        self.digest = self._linked().call("update", folder=str(folder), version=version)
+        if self._weights is not None and self._weights != folder:
+            shutil.rmtree(self._weights, ignore_errors=True)
+        self._weights, self.version = folder, version
+
+    def sleep(self) -> None:
+        if self._link is not None:
+            self._link.call("sleep")
+
+    def close(self) -> None:
+        self._asked.clear()
+        if self._link is not None:
+            self._link.close()
+            self._link = None
+        if self._weights is not None:
+            shutil.rmtree(self._weights, ignore_errors=True)
+
+    def _plain(self, name: str, number: int, request: Request, limit: int, stop_ids: frozenset[int]) -> dict[str, Any]:
+        """A request as an engine elsewhere takes it: one completion, by plain values."""
+        own = request.sampling.seed
+        seed = seed_of(own if own is not None else self._seeds.getrandbits(48), number)
+        adapters: Any = self.model.adapters
+        return {
+            "request": name,
+            "ids": list(request.ids),
+            "sampling": asdict(request.sampling) | {"max_tokens": limit, "seed": seed, "stop": [], "n": 1},
+            "stop_ids": sorted(stop_ids),
+            "adapter": [request.adapter, str(adapters.folders[request.adapter])] if request.adapter else [],
+        }
+
+    def _heard(self, event: Event) -> list[Delta]:
+        """What came of a completion, up to where a text ends it; an event of one that was cancelled says nothing."""
+        asked = self._asked.get(event["request"])
+        if asked is None:
+            return []
+        if event["finish"] == "error":
+            del self._asked[event["request"]]
+            kind = UsageError if event.get("refused") else TkError
+            error = kind(f"The engine {self._name}: {event['error']}")
+            return [Delta("", (), "error", asked.key, asked.number, error=error)]
+        text, ids, finish = "", list(event["ids"]), event["finish"]
+        for place, token in enumerate(ids):
+            asked.ids.append(token)
+            if token in asked.stop_ids:
+                break
+            text += asked.stream.push(token)
+            if asked.stream.stopped:
+                ids, finish = ids[: place + 1], "stop"
+                if self._link is not None and not event["finish"]:
+                    self._link.cancel(event["request"])
+                break
+        if finish:
+            text += asked.stream.finish()
+            del self._asked[event["request"]]
+        if not (text or ids or finish):
+            return []
+        logps = tuple(event["logps"][: len(ids)]) if asked.request.sampling.logprobs else ()
+        return [Delta(text, tuple(ids), finish, asked.key, asked.number, logps, self.version)]
+
+    def _lost(self, error: LostError) -> list[Delta]:
+        """Everything on its way has failed; the next request begins it anew."""
+        failed, self._asked = list(self._asked.values()), {}
+        self._close_lost()
+        return [Delta("", (), "error", asked.key, asked.number, error=error) for asked in failed]
+
+    def _close_lost(self) -> None:
+        link, self._link = self._link, None
+        if link is not None:
+            link.close()
+
+    def _linked(self) -> Link:
+        """The link, opened anew where it was lost, with the weights that were given last. Raises LostError past the bound."""
+        if self._link is None:
+            if self._left <= 0:
+                raise LostError(f"The engine {self._name} was lost too often; it is not begun again.")
+            self._left -= 1
+            self._link = self._open_link()
+            if self._weights is not None:
+                self.digest = self._link.call("update", folder=str(self._weights), version=self.version)
+        return self._link
+
+    def _drop(self, key: int) -> list[str]:
+        names = [name for name, asked in self._asked.items() if asked.key == key]
+        for name in names:
+            del self._asked[name]
+        return names

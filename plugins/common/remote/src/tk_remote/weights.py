@@ -1,0 +1,44 @@
+"""Weights on their way to an engine elsewhere: safetensors files in a folder that both can read."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from tk.files import explained
+
+SHARD = 2**31
+"""Bytes of a file, about."""
+INDEX = "weights.json"
+"""What the files are and which tensors each holds: written last."""
+
+
+def written(weights: Iterable[tuple[str, Tensor]], folder: Path) -> Path:
+    """The tensors in files of a new folder, as they come: never more than one file's in memory."""
+    shutil.rmtree(folder, ignore_errors=True)
+    index: dict[str, list[str]] = {}
+    with explained(folder):
+        folder.mkdir(parents=True)
+        part: dict[str, Tensor] = {}
+        size = 0
+        for name, tensor in weights:
+            if size and size + tensor.nbytes > SHARD:
+                index[_saved(part, folder, len(index))] = list(part)
+                part, size = {}, 0
+            part[name] = tensor.detach().cpu().contiguous().clone()  # tied tensors share memory, which is not written
+            size += tensor.nbytes
+        if part:
+            index[_saved(part, folder, len(index))] = list(part)
+        (folder / INDEX).write_text(json.dumps(index), encoding="utf-8")
+    return folder
+
+
+def _saved(part: dict[str, Tensor], folder: Path, number: int) -> str:
+    name = f"weights-{number:05}.safetensors"
+    save_file(part, folder / name)
+    return name

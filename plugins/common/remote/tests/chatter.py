@@ -1,0 +1,59 @@
+"""An engine for a worker, of the standard library only: after a token comes the one below it, down to 3; what it serves is
+one number that `update` reads. It runs in an interpreter that has nothing installed."""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+
+class Chatter:
+    def __init__(self, greeting, pause=0.0, refuse=""):
+        if refuse:
+            raise ValueError(refuse)
+        self._running, self._pause, self._weights = {}, pause, "none"
+        self.about = {"greeting": greeting, "packages": [n for n in ("torch", "tk", "msgspec") if n in sys.modules]}
+        print("chatter begins", flush=True)
+
+    @property
+    def busy(self):
+        return bool(self._running)
+
+    def add(self, request, ids, sampling, stop_ids, adapter):
+        if ids[-1] == 99:
+            raise ValueError("99 is not for me")
+        self._running[request] = [ids[-1], sampling["max_tokens"], set(stop_ids)]
+
+    def cancel(self, request):
+        self._running.pop(request, None)
+
+    def step(self):
+        time.sleep(self._pause)
+        return [event for request in list(self._running) for event in self._next(request)]
+
+    def _next(self, request):
+        last, left, stops = self._running[request]
+        if last == 66:
+            print("66 is the end of me", flush=True)
+            os._exit(3)
+        token = max(3, last - 1)
+        finish = "stop" if token in stops else "length" if left == 1 else ""
+        self._running[request] = [token, left - 1, stops]
+        if finish:
+            del self._running[request]
+        yield {"request": request, "ids": [token], "logps": [-float(token)], "finish": finish, "error": ""}
+
+    def update(self, folder, version):
+        index = json.loads((Path(folder) / "weights.json").read_text())
+        self._weights = f"{version}:{sorted(name for names in index.values() for name in names)}"
+        return self._weights
+
+    def sleep(self):
+        self._running.clear()
+
+    def environment(self, name):
+        return os.environ.get(name, "")
+
+    def fail(self):
+        raise RuntimeError("on purpose")

@@ -1,0 +1,144 @@
+"""vLLM's engine behind plain values. Runs in vLLM's environment, which need not have tk: `tk_remote.worker` says how."""
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+
+import cloudpickle
+import torch
+from vllm import EngineArgs, SamplingParams, __version__
+from vllm.lora.request import LoRARequest
+from vllm.platforms import current_platform
+from vllm.sampling_params import RequestOutputKind
+from vllm.usage.usage_lib import UsageContext
+from vllm.utils.argparse_utils import FlexibleArgumentParser
+from vllm.v1.engine.llm_engine import LLMEngine
+from vllm.v1.executor import Executor
+
+cloudpickle.register_pickle_by_value(sys.modules[__name__])  # vLLM's own processes cannot import this file
+
+ENDS = {"stop": "stop", "length": "length", "abort": "cancelled", "error": "error"}
+"""vLLM's word for how an answer ended -> tk's."""
+
+
+class Inside:
+    def __init__(self, model, words, adapters):
+        """model: folder of the checkpoint. words: as those of `vllm serve`. adapters: folders of LoRA adapters."""
+        parsed = _parsed([*_defaults(adapters), *words, "--model", model])
+        config = parsed.create_engine_config(UsageContext.ENGINE_CONTEXT)
+        self._engine = LLMEngine(config, Executor.get_class(config), log_stats=False)
+        self._sleeps, self._asleep = config.model_config.enable_sleep_mode, False
+        self._adapters = {}
+        self._version = 0
+        self.about = {"vllm": __version__, "dtype": str(config.model_config.dtype), "digest": self.digest()}
+
+    @property
+    def busy(self):
+        return self._engine.has_unfinished_requests()
+
+    def add(self, request, ids, sampling, stop_ids, adapter):
+        self._wake()
+        params = SamplingParams(
+            max_tokens=sampling["max_tokens"],
+            temperature=sampling["temperature"],
+            top_p=sampling["top_p"],
+            top_k=sampling["top_k"],
+            repetition_penalty=sampling["repetition_penalty"],
+            seed=sampling["seed"] if sampling["temperature"] else None,
+            stop_token_ids=stop_ids,
+            ignore_eos=True,  # the ends are those that are named
+            logprobs=0 if sampling["logprobs"] else None,  # of the sampled token alone
+            detokenize=False,
+            output_kind=RequestOutputKind.DELTA,
+        )
+        lora = self._adapter(*adapter) if adapter else None
+        self._engine.add_request(request, {"prompt_token_ids": ids}, params, lora_request=lora)
+
+    def cancel(self, request):
+        self._engine.abort_request([request])
+
+    def step(self):
+        return [event for output in self._engine.step() for event in _events(output)]
+
+    def update(self, folder, version):
+        """Read the safetensors of a folder in the checkpoint's names; the digest of what is served from now on."""
+        self._wake()
+        self._engine.collective_rpc("reload_weights", kwargs={"weights_path": folder})
+        self._engine.reset_prefix_cache()
+        self._version = version
+        return self.digest()
+
+    def digest(self):
+        """SHA-256 of every parameter that is served, one after the other; of every rank's, where there are several."""
+        return "-".join(self._engine.collective_rpc(_digest))
+
+    def sleep(self):
+        if self._sleeps and not self._asleep:
+            self._engine.sleep(level=1)
+            self._asleep = True
+
+    def close(self):
+        self._engine.engine_core.shutdown()
+
+    def _wake(self):
+        if self._asleep:
+            self._engine.wake_up()
+            self._asleep = False
+
+    def _adapter(self, name, folder):
+        """vLLM knows an adapter by a number: one for each folder, and what it holds."""
+        number = self._adapters.setdefault((name, folder), len(self._adapters) + 1)
+        return LoRARequest(name, number, folder)
+
+
+def _defaults(adapters):
+    """What tk asks for where the user's own arguments do not say otherwise."""
+    words = ["--skip-tokenizer-init", "--logprobs-mode", "processed_logprobs"]
+    if current_platform.is_cpu():
+        words += ["--dtype", "float32"]
+    if adapters:
+        rank = _allowed(max(_rank(Path(folder)) for folder in adapters))
+        words += ["--enable-lora", "--max-loras", str(len(adapters)), "--max-lora-rank", str(rank)]
+    return words
+
+
+def _rank(folder):
+    config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    return max([config["r"], *(config.get("rank_pattern") or {}).values()])
+
+
+def _allowed(rank):
+    """vLLM takes some ranks only, and any that is smaller."""
+    return next((allowed for allowed in (8, 16, 32, 64, 128, 256, 320, 512) if allowed >= rank), rank)
+
+
+def _parsed(words):
+    """The arguments as vLLM's own parser reads them. Raises ValueError with what it says."""
+    parser = _Parser()
+    EngineArgs.add_cli_args(parser)
+    return EngineArgs.from_cli_args(parser.parse_args(words))
+
+
+class _Parser(FlexibleArgumentParser):
+    def error(self, message):
+        raise ValueError("engine.args: vLLM's parser says: " + message)
+
+
+def _events(output):
+    for part in output.outputs:
+        finish = ENDS.get(part.finish_reason, part.finish_reason) or ""
+        ids = list(part.token_ids)
+        logps = [step[token].logprob for step, token in zip(part.logprobs or (), ids, strict=False)]
+        error = "vLLM could not answer." if finish == "error" else ""
+        if ids or finish:
+            yield {"request": output.request_id, "ids": ids, "logps": logps, "finish": finish, "error": error}
+
+
+def _digest(worker):
+    """In each of vLLM's processes."""
+    total = hashlib.sha256()
+    for name, parameter in sorted(worker.get_model().named_parameters()):
+        total.update(name.encode())
+        total.update(parameter.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()
