@@ -111,9 +111,9 @@ def test_nothing_listens(engine: Remote) -> None:
 def test_a_text_ends_an_answer_and_the_worker_stops(model: LoadedModel, tmp_path: Path) -> None:
     engine = remote(model, tmp_path, pause=0.02)
     try:
-        free = generate(engine, [asked(90, max_tokens=40)])[0][0]
+        free = generate(engine, [asked(64, max_tokens=40)])[0][0]
         word = free.text[len(free.text) // 2 :][:3]
-        cut = generate(engine, [asked(90, max_tokens=100_000, stop=(word,))])[0][0]
+        cut = generate(engine, [asked(64, max_tokens=100_000, stop=(word,))])[0][0]
         assert cut.text == free.text[: free.text.index(word)]
         assert (cut.finish_reason, len(cut.ids) < 100) == ("stop", True)
         begun = time.monotonic()
