@@ -198,6 +198,34 @@ def test_loss_and_gradients_equal_trls_grpo(
     check_same(ours(models, groups, method_of(**parts), LAYOUTS["right"], micro=1), expected, "accumulated")
 
 
+BOUNDS = {"correction_max": 1.2, "correction_min": 0.7}
+
+
+@pytest.mark.parametrize("how", ["token_truncate", "token_mask", "sequence_truncate", "sequence_mask"])
+def test_answers_of_an_engine_that_differs_are_weighed_as_in_trl(
+    models: tuple[nn.Module, nn.Module], groups: list[Group], how: str, tmp_path: Path
+) -> None:
+    draw, given = np.random.default_rng(1), copy.deepcopy(groups)
+    for answer in (answer for group in given for answer in group.answers):
+        apart = draw.normal(0, 0.3, len(answer.ids))
+        answer.tokens["engine"] = (np.asarray(answer.tokens["old"]) - apart).tolist()
+    inputs = inputs_of(models, given)
+    engine = padded([list(a.tokens["engine"]) for group in given for a in group.answers], "right")
+    apart = (inputs["old_per_token_logps"] - engine) * inputs["completion_mask"]
+    ratio = (apart.sum(-1, keepdim=True) if how.startswith("sequence") else apart).exp()
+    outside = (ratio < 0.7) | (ratio > 1.2)
+    assert outside.any() and not outside.all()  # noqa: PT018 - a setting of the test
+    inputs["importance_sampling_ratio"] = ratio.clamp(0.7, 1.2) if how.endswith("truncate") else ratio * ~outside
+    trainer = trainer_of("GRPO", copy.deepcopy(models[0]), tmp_path, loss_type="grpo", beta=0.0)
+    trainer.beta, trainer.use_vllm, trainer.vllm_importance_sampling_correction = 0.04, True, True
+    loss = trainer._compute_loss(trainer.model, inputs)
+    loss.backward()
+    expected = loss.item(), gradient(trainer.model)
+    options = GrpoOptions(kl=0.04, reference="elsewhere", correction=how, **BOUNDS)  # type: ignore[arg-type]
+    for layout_name, layout in LAYOUTS.items():
+        check_same(ours(models, given, method_of(options), layout), expected, layout_name)
+
+
 @pytest.mark.parametrize("name", ["grpo", "dapo", "dr. grpo"])
 def test_answers_that_were_cut_off_count_as_in_trl(
     models: tuple[nn.Module, nn.Module], groups: list[Group], name: str, tmp_path: Path

@@ -25,7 +25,7 @@ class Answer:
     rewards: by name, None where one does not apply. reward: what the method makes of their weighted sum, None where none
     applies.
     advantage: of the whole answer; the mean where each token has its own.
-    figures: further numbers of the answer. tokens: numbers of its tokens (old and reference log-probs, values …), by name.
+    figures: further numbers of the answer. tokens: numbers of its tokens (log-probs of the engine, old and reference ones, values …), by name.
     """
 
     ids: Sequence[int]

@@ -34,7 +34,7 @@ def answered(
     session: Session, asked: Sequence[Asked], *, trains: Callable[[Completion], bool] = lambda _: True
 ) -> list[Group]:
     """Answers and rewards of some prompts of this rank. trains: whether an answer that is not empty is trained on."""
-    completions = generated(session, asked)
+    completions = generated(session, asked, logprobs=True)
     flat = [(prompt, each) for (prompt, _), own in zip(asked, completions, strict=True) for each in own]
     scores = session.reward([prompt.sample for prompt, _ in flat], [each for _, each in flat])
     answers = iter(
@@ -67,6 +67,7 @@ def _answer(
         text=completion.text,
         rewards=rewards,
         reward=total(rewards, weights),
+        tokens={"engine": list(completion.logps)} if completion.logps is not None else {},
     )
 
 
