@@ -32,6 +32,13 @@ CAPABILITIES: dict[str, Capability] = {
     "streaming": Capability("results can be had token by token", ("engines",)),
     "shared-module": Capability("generates on the module in memory as it stands in training", ("engines",)),
     "adapters": Capability("several adapters are at hand at once, chosen request by request"),
+    "top-logprobs": Capability(
+        "the likeliest tokens of each place can be had with their log-probabilities", ("engines",)
+    ),
+    "prompt-logprobs": Capability("log-probabilities of a prompt's own tokens can be had", ("engines",)),
+    "model-logprobs": Capability(
+        "log-probabilities of the model itself can be had, whatever distribution is sampled", ("engines",)
+    ),
     "sleep": Capability("memory can be let go between requests", ("engines",)),
     "weight-update": Capability("weights can be replaced while it runs", ("engines",)),
     "gradient-checkpointing": Capability("activations can be recomputed in the backward pass", ("models",)),

@@ -111,3 +111,5 @@ def _wished(config: Config) -> Iterator[tuple[str, str]]:
         yield "padding-left", "data.padding_side"
     if config.train.gradient_checkpointing:
         yield "gradient-checkpointing", "train.gradient_checkpointing"
+    for word, name in config.sampling.needs.items():
+        yield word, f"sampling.{name}"

@@ -28,6 +28,7 @@ from tk.contracts import (
     Server,
     Serving,
     Template,
+    Top,
     Tuner,
 )
 from tk.errors import DataError, TkError, UsageError
@@ -43,7 +44,7 @@ BATCH = 64
 class Answer:
     """What was generated for a row.
 
-    origin: "file:line" of the row. rewards: name -> score, None where it does not apply.
+    origin: "file:line" of the row. rewards: name -> score, None where it does not apply. logps, top: as in a Completion.
     """
 
     origin: str
@@ -53,6 +54,7 @@ class Answer:
     tokens: int
     rewards: Mapping[str, float | None] = field(default_factory=dict)
     logps: Sequence[float] | None = None
+    top: Sequence[Top] | None = None
 
 
 @dataclass
@@ -292,6 +294,7 @@ class Answers:
                 len(completion.ids),
                 {name: values[index] for name, values in scores.items()},
                 completion.logps,
+                completion.top,
             )
 
 

@@ -183,7 +183,29 @@ class Sampling:
     seed: Annotated[int | None, doc("Seed of a request.")] = None
     n: Annotated[int, doc("Answers to each prompt.", ge=1)] = 1
     logprobs: Annotated[bool, doc("Log-probabilities of the sampled distribution with the answer.")] = False
+    top_logprobs: Annotated[
+        int, doc("With logprobs: those of this many of the likeliest tokens in each place as well.", ge=0)
+    ] = 0
     repetition_penalty: Annotated[float, doc("Divides the logits of tokens seen before.", gt=0)] = 1.0
+
+    def __post_init__(self) -> None:
+        if self.top_logprobs and not self.logprobs:
+            raise ValueError("top_logprobs: they come with the log-probabilities of the answer: set logprobs.")
+
+    @property
+    def reshapes(self) -> bool:
+        """Whether tokens are sampled from another distribution than the model's own."""
+        cut = self.temperature not in (0, 1) or self.top_k > 0 or self.top_p < 1
+        return self.repetition_penalty != 1 or (self.temperature > 0 and cut)
+
+    @property
+    def needs(self) -> Mapping[str, str]:
+        """What is asked for that not every engine can: capability (tk.capabilities) -> the field that asks for it."""
+        return {word: name for name, word in FURTHER.items() if getattr(self, name)}
+
+
+FURTHER: Mapping[str, str] = {"top_logprobs": "top-logprobs"}
+"""Fields of Sampling that not every engine knows, with the capability by which an engine says that it does."""
 
 
 @dataclass(frozen=True)

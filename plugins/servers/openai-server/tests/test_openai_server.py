@@ -12,6 +12,8 @@ from typing import Any
 import httpx
 import openai
 import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import tk
 from tk.contracts import Serving
@@ -86,12 +88,87 @@ def test_texts_go_on_each_on_its_own(client: openai.OpenAI) -> None:
     assert logprobs
     assert logprobs.token_logprobs
     assert logprobs.text_offset
-    assert (len(logprobs.token_logprobs), logprobs.text_offset[0]) == (5, len("three"))
+    assert (len(logprobs.tokens or ()), len(logprobs.token_logprobs)) == (len("three") + 5,) * 2
+    assert logprobs.text_offset[:6] == [0, 1, 2, 3, 4, 5]
     ids = httpx.post(str(client.base_url).replace("/v1/", "/tokenize"), json={"model": "tiny", "prompt": "three"})
     by_ids = client.completions.create(prompt=ids.json()["tokens"], **asked)
     assert by_ids.choices[0].text == alone[1].text
     streamed = list(client.completions.create(prompt=["one two", "three"], stream=True, **asked))
-    assert "".join(c.text for chunk in streamed for c in chunk.choices if c.index == 1) == alone[1].text
+    own = [c for chunk in streamed for c in chunk.choices if c.index == 1]
+    assert "".join(c.text for c in own) == alone[1].text
+    for name in ("tokens", "token_logprobs", "text_offset"):
+        assert [each for c in own if c.logprobs for each in getattr(c.logprobs, name)] == getattr(logprobs, name)
+
+
+@pytest.mark.parametrize("tokens", [0, 1])
+def test_a_prompt_is_told_as_it_is_scored(client: openai.OpenAI, model: Path, tokens: int) -> None:
+    """As evaluation harnesses ask for the likelihood of a text, whole and as a stream."""
+    texts = ("a text", "another")
+    asked: dict[str, Any] = {"model": "tiny", "prompt": list(texts), "max_tokens": tokens, "logprobs": 2, "echo": True}
+    tokenizer, module = AutoTokenizer.from_pretrained(model), AutoModelForCausalLM.from_pretrained(model)
+    made = client.completions.create(**asked)
+    streamed = [c for chunk in client.completions.create(**asked, stream=True) for c in chunk.choices]
+    for choice, text in zip(made.choices, texts, strict=True):
+        told: Any = choice.logprobs
+        ids = tokenizer(text)["input_ids"]
+        with torch.no_grad():
+            expected = module(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1)
+        assert told.tokens[: len(ids)] == [tokenizer.decode([i]) for i in ids]
+        assert (told.token_logprobs[0], told.top_logprobs[0]) == (None, None)
+        assert told.token_logprobs[1 : len(ids)] == pytest.approx(
+            [expected[place, i].item() for place, i in enumerate(ids[1:])], abs=1e-4
+        )
+        for place in range(1, len(ids)):
+            best = expected[place - 1].topk(2)
+            top = {tokenizer.decode([i]): value for i, value in zip(best.indices, best.values.tolist(), strict=True)}
+            assert told.top_logprobs[place] == pytest.approx(
+                {told.tokens[place]: told.token_logprobs[place], **top}, abs=1e-4
+            )
+        assert (len(told.tokens), choice.text[: len(text)], choice.finish_reason) == (len(ids) + tokens, text, "length")
+        own = [c.logprobs for c in streamed if c.index == choice.index and c.logprobs]
+        for name in ("tokens", "token_logprobs", "top_logprobs", "text_offset"):
+            assert [each for part in own for each in getattr(part, name) or ()] == getattr(told, name)
+    assert made.usage
+    assert made.usage.completion_tokens == 2 * tokens
+
+
+def test_the_likeliest_tokens_stand_beside_an_answers_own(client: openai.OpenAI) -> None:
+    """Of the model itself, whatever distribution is sampled."""
+    asked: dict[str, Any] = {"model": "tiny", "messages": HELLO, "max_tokens": 5, "seed": 1, "logprobs": True}
+    free = client.chat.completions.create(**asked, temperature=1.0, top_logprobs=3).choices[0]
+    cold = client.chat.completions.create(**asked, temperature=0.3, top_logprobs=3, extra_body={"top_k": 1}).choices[0]
+    greedy = client.chat.completions.create(**asked, temperature=0, top_logprobs=3).choices[0]
+    assert free.logprobs
+    assert cold.logprobs
+    assert cold.logprobs == greedy.logprobs, (
+        "top_k = 1 samples what is likeliest, and says how likely the model holds it"
+    )
+    for told in (*(free.logprobs.content or ()), *(cold.logprobs.content or ())):
+        values = [each.logprob for each in told.top_logprobs]
+        assert values == sorted(values, reverse=True)
+        assert len(values) == 3
+        assert told.logprob <= values[0]
+    first = (greedy.logprobs.content or ())[0] if greedy.logprobs else None
+    assert first
+    assert (first.token, first.logprob) == (first.top_logprobs[0].token, first.top_logprobs[0].logprob)
+
+
+def test_log_probs_of_the_sampled_distribution_are_an_option(model: Path) -> None:
+    asked: dict[str, Any] = {"model": "tiny", "prompt": "x", "temperature": 0.3, "max_tokens": 4, "logprobs": 5}
+    with tk.serve(model=str(model), server={"port": 0, "logprobs": "sampled"}) as serving:
+        client = openai.OpenAI(base_url=f"{serving.url}/v1", api_key="none", max_retries=0)
+        made = client.completions.create(**asked, extra_body={"top_k": 1}).choices[0].logprobs
+    assert made
+    assert made.token_logprobs == [0.0] * 4
+    assert [list(each.values()) for each in made.top_logprobs or ()] == [[0.0]] * 4
+
+
+def test_what_the_engine_cannot_do_is_refused(calling: tuple[openai.OpenAI, Path]) -> None:
+    client, _ = calling
+    with pytest.raises(openai.BadRequestError, match="top_logprobs: the engine said does not support"):
+        client.chat.completions.create(model="caller", messages=HELLO, logprobs=True, top_logprobs=1)  # type: ignore[arg-type]
+    with pytest.raises(openai.BadRequestError, match="echo: the engine said does not support"):
+        client.completions.create(model="caller", prompt="x", logprobs=0, echo=True, max_tokens=0)
 
 
 def test_stops_end_an_answer(client: openai.OpenAI) -> None:
@@ -117,7 +194,8 @@ def test_the_model_is_listed(client: openai.OpenAI) -> None:
         (400, "and 511 are the limit", {"messages": [{"role": "user", "content": "x" * 100_000}]}),
         (400, "max_tokens is 65, and 64 is the limit", {"max_tokens": 65}),
         (400, "presence_penalty is not supported", {"presence_penalty": 0.5}),
-        (400, "top_logprobs is not supported", {"logprobs": True, "top_logprobs": 2}),
+        (400, "top_logprobs: they come with logprobs: true", {"top_logprobs": 2}),
+        (400, "max_tokens: 0 is for the log-probabilities of a prompt", {"max_tokens": 0}),
         (400, "response_format", {"response_format": {"type": "json_object"}}),
         (400, "Extra inputs are not permitted", {"extra_body": {"nonsense": 1}}),
         (400, "this template writes text only", {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,aaaa"}}]}]}),

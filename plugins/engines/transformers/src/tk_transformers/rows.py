@@ -9,9 +9,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tk.contracts import Delta, FinishReason, LoadedModel, Request, Sampling
+from tk.contracts import Delta, FinishReason, LoadedModel, Request, Sampling, Top
 from tk.errors import TkError, UsageError
 from tk_transformers.text import TextStream
+from tk_transformers.told import Told
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A token with its log-prob, and the likeliest in its place where asked for."""
+
+    token: int
+    logp: float
+    top: Top = ()
 
 
 @dataclass(eq=False)
@@ -20,7 +30,7 @@ class Row:
 
     key, number: of the request, and which of its completions. limit: tokens that it may have.
     prompt: int64 [L]. positions: [L] or [axes, L], of the prompt. read: tokens that are in the cache, of the prompt and then of the answer.
-    seen: [V], the tokens that a repetition penalty falls on.
+    seen: [V], the tokens that a repetition penalty falls on. told: of the prompt, where asked for.
     """
 
     key: int
@@ -32,6 +42,7 @@ class Row:
     limit: int
     generator: torch.Generator
     stream: TextStream
+    told: Told | None = None
     ids: list[int] = field(default_factory=list)
     finish: FinishReason = ""
     read: int = 0
@@ -53,8 +64,19 @@ class Row:
         """The first tokens of prompt and answer."""
         return np.concatenate([self.prompt, np.asarray(self.ids, dtype=np.int64)])[:count]
 
-    def take(self, token: int, logp: float, version: int) -> Delta:
+    @property
+    def to_tell(self) -> bool:
+        """Whether log-probs of the prompt are still to come."""
+        return self.told is not None and not self.told.whole
+
+    def tell(self, logits: Tensor) -> None:
+        """Logits [T, V] after the tokens that are read now, where log-probs of the prompt are still to come."""
+        if self.told is not None and not self.told.whole:
+            self.told.add(self.read, logits)
+
+    def take(self, taken: Taken, version: int) -> Delta:
         """Add a token, and end where it is or completes a stop, or is the last one allowed."""
+        token = taken.token
         self.ids.append(token)
         if self.seen is not None:
             self.seen[token] = True
@@ -69,8 +91,16 @@ class Row:
                 self.finish = "length"
         if self.finish:
             text += self.stream.finish()
-        logps = (logp,) if self.sampling.logprobs else ()
-        return Delta(text, (token,), self.finish, self.key, self.number, logps, version)
+        logps = (taken.logp,) if self.sampling.logprobs else ()
+        top = (taken.top,) if self.sampling.top_logprobs else ()
+        prompt = self.told.all() if self.told is not None and len(self.ids) == 1 else None
+        return Delta(text, (token,), self.finish, self.key, self.number, logps, version, top=top, prompt=prompt)
+
+    def end(self, version: int) -> Delta:
+        """End where no token is allowed: the prompt has been read."""
+        self.finish = "length"
+        prompt = self.told.all() if self.told is not None else None
+        return Delta("", (), "length", self.key, self.number, policy_version=version, prompt=prompt)
 
     def fail(self, error: TkError) -> Delta:
         """End without an answer."""
@@ -85,23 +115,26 @@ def checked(request: Request, model: LoadedModel) -> int:
         raise TkError("A prompt is empty: there is nothing to go on from.")
     if request.media and model.media is None:
         raise TkError(f"The model takes text only, and the request has an {request.media[0].type}.")
+    if request.media and request.prompt_logps:
+        raise UsageError("A prompt with pictures has tokens without log-probs: ask for those of texts only.")
     known = model.adapters.names if model.adapters is not None else ()
     if request.adapter and request.adapter not in known:
         raise UsageError(f"There is no adapter {request.adapter!r}: {', '.join(known) or 'none is loaded'}.")
     bounds = {
-        "max_tokens": sampling.max_tokens >= 1,
+        "max_tokens": sampling.max_tokens >= (0 if request.prompt_logps else 1),
         "temperature": sampling.temperature >= 0,
         "top_p": 0 < sampling.top_p <= 1,
         "top_k": sampling.top_k >= 0,
         "n": sampling.n >= 1,
         "repetition_penalty": sampling.repetition_penalty > 0,
+        "top_logprobs": sampling.top_logprobs >= 0,
     }
     for name, holds in bounds.items():
         if not holds:
             raise UsageError(f"sampling.{name}: {getattr(sampling, name)} is out of bounds.")
     positions = model.max_length or 2**31
     room = positions - len(request.ids)
-    if room < 1:
+    if room < min(1, sampling.max_tokens):
         raise TkError(f"A prompt of {len(request.ids)} tokens fills the model's {positions} positions.")
     return min(sampling.max_tokens, room)
 

@@ -22,7 +22,7 @@ from tk_openai_server.metrics import Metrics
 from tk_openai_server.options import ServerOptions
 from tk_openai_server.schema import ChatRequest, CompletionRequest, EmbeddingRequest, TokenizeRequest
 from tk_openai_server.served import Prompt, Served
-from tk_openai_server.shapes import ChatShape, TextShape
+from tk_openai_server.shapes import ChatShape, Echo, TextShape
 
 T = TypeVar("T")
 
@@ -68,8 +68,6 @@ class _Routes:
         self._named(asked.model)
         if asked.response_format and asked.response_format.get("type") != "text":
             raise Refused(400, "response_format: only text is supported.", param="response_format")
-        if asked.top_logprobs:
-            raise Refused(400, "top_logprobs is not supported: 0.", param="top_logprobs")
         sampling = sampling_of(asked, self._served)
         tools = [t.model_dump(exclude_none=True) for t in asked.tools or ()] if asked.tool_choice != "none" else []
         prompt = await self._served.chat([m.model_dump(exclude_unset=True) for m in asked.messages], tools)
@@ -84,16 +82,16 @@ class _Routes:
             raise Refused(400, "suffix is not supported.", param="suffix")
         if asked.best_of not in (None, asked.n or 1):
             raise Refused(400, "best_of is not supported.", param="best_of")
-        if asked.logprobs:
-            raise Refused(400, "logprobs: only those of the tokens themselves: 0.", param="logprobs")
         sampling = sampling_of(asked, self._served)
         prompts = [await self._served.prompt(each) for each in _each(asked.prompt)]
         echo = {}
         if asked.echo:
-            texts = [self._served.tokenizer.decode(list(p.encoding.ids), skip_special_tokens=True) for p in prompts]
-            echo = {i * sampling.n + k: text for i, text in enumerate(texts) for k in range(sampling.n)}
-        made = [self._served.request(asked.model, prompt, sampling, chat=False) for prompt in prompts]
-        return await self._answer(asked, request, TextShape(self._token, sampling.logprobs, echo), made, prompts)
+            told = [self._echo(prompt) for prompt in prompts]
+            echo = {i * sampling.n + k: each for i, each in enumerate(told) for k in range(sampling.n)}
+        reads = asked.echo and (sampling.logprobs or not sampling.max_tokens)
+        made = [self._served.request(asked.model, p, sampling, chat=False, prompt_logps=reads) for p in prompts]
+        shape = TextShape(self._token, sampling.logprobs, sampling.top_logprobs, echo)
+        return await self._answer(asked, request, shape, made, prompts)
 
     async def embeddings(self, asked: EmbeddingRequest, request: Request) -> Response:
         """The vectors of texts."""
@@ -153,6 +151,10 @@ class _Routes:
             raise Refused(
                 404, f"There is no model {model!r} here: {', '.join(names)}.", param="model", code="model_not_found"
             )
+
+    def _echo(self, prompt: Prompt) -> Echo:
+        ids = list(prompt.encoding.ids)
+        return Echo(self._served.tokenizer.decode(ids, skip_special_tokens=True), ids)
 
     def _token(self, token: int) -> str:
         return str(self._served.tokenizer.decode([token], skip_special_tokens=False))

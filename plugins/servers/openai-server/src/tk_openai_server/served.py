@@ -10,11 +10,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from tk.capabilities import CAPABILITIES
 from tk.compose import Plan
 from tk.contracts import LM_HEAD, Encoding, Head, Request, Sampling
 from tk.dispatch import Dispatcher
 from tk.errors import TkError
-from tk.inference import runtime
+from tk.inference import default_engine, runtime
 from tk.sample import Message, Sample
 from tk_openai_server.errors import Refused
 from tk_openai_server.options import ServerOptions
@@ -22,6 +23,9 @@ from tk_openai_server.options import ServerOptions
 T = TypeVar("T")
 REMOTE = ("data:", "http://", "https://")
 """How a medium of a client may be named: never as a file of this machine."""
+
+FIELDS = {"prompt_logps": "echo", "model_logps": "logprobs"}
+"""What the protocol calls fields of a request to the engine that it has other names for."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,7 @@ class Served:
         self.max_length: int | None = loaded.model.max_length
         self.tokenizer: Any = loaded.model.tokenizer
         self.dispatcher = Dispatcher(loaded.engine)
-        self._model, self._template = loaded.model, loaded.template
+        self._model, self._template, self._engine = loaded.model, loaded.template, default_engine(plan)
         self._messages = plan.registry.get("formats", "messages").build()
         self._encoders = ThreadPoolExecutor(1, "encode")  # tokenizers are not made for several threads
 
@@ -68,11 +72,24 @@ class Served:
         """What an answer says, calls of tools included."""
         return self._template.read(ids)
 
-    def request(self, model: str, prompt: Prompt, sampling: Sampling, *, chat: bool) -> Request:
-        """What the engine is asked. A text goes on until the model ends it; an answer, until the turn ends."""
+    def request(
+        self, model: str, prompt: Prompt, sampling: Sampling, *, chat: bool, prompt_logps: bool = False
+    ) -> Request:
+        """What the engine is asked. A text goes on until the model ends it; an answer, until the turn ends.
+
+        Raises Refused for what the engine cannot do.
+        """
         stop_ids = self._template.stop_ids() if chat else ()
         adapter = "" if model == self.name else model
-        return Request(prompt.encoding.ids, sampling, stop_ids, prompt.encoding.media, adapter)
+        own = sampling.logprobs and sampling.reshapes and self.options.logprobs == "model"
+        request = Request(prompt.encoding.ids, sampling, stop_ids, prompt.encoding.media, adapter, prompt_logps, own)
+        for word, name in request.needs.items():
+            if word not in self._engine.component.spec.supports:
+                field, text = FIELDS.get(name, name), CAPABILITIES[word].text
+                raise Refused(
+                    400, f"{field}: the engine {self._engine.name} does not support {word!r}: {text}.", param=field
+                )
+        return request
 
     async def vectors(self, prompts: Sequence[Prompt]) -> list[tuple[float, ...]]:
         if self.head.kind != "none":
