@@ -20,6 +20,14 @@ from tk.contracts import Serving
 from tk_conformance.tiny import tiny_checkpoint
 
 HELLO = [{"role": "user", "content": "Hello"}]
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "description": "The weather.",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
+    },
+}
 
 
 @pytest.fixture(scope="module")
@@ -171,6 +179,25 @@ def test_what_the_engine_cannot_do_is_refused(calling: tuple[openai.OpenAI, Path
         client.completions.create(model="caller", prompt="x", logprobs=0, echo=True, max_tokens=0)
 
 
+def test_tokens_are_made_likelier_and_less_likely(client: openai.OpenAI) -> None:
+    asked: dict[str, Any] = {"model": "tiny", "prompt": "ab", "max_tokens": 30, "temperature": 0, "logprobs": 1}
+    free = client.completions.create(**asked).choices[0]
+    fresh = client.completions.create(**asked, frequency_penalty=2, presence_penalty=2).choices[0]
+    biased = client.completions.create(**asked, logit_bias={"70": 100}).choices[0]
+    bounded = client.completions.create(**asked | {"temperature": 2}, extra_body={"min_p": 1.0}).choices[0]
+    counts = {
+        name: len(set(c.logprobs.tokens or ())) if c.logprobs else 0 for name, c in (("free", free), ("fresh", fresh))
+    }
+    assert counts["fresh"] > counts["free"]
+    assert biased.logprobs
+    assert len(set(biased.logprobs.tokens or ())) == 1
+    assert all(
+        max(top.values()) > own
+        for top, own in zip(biased.logprobs.top_logprobs or (), biased.logprobs.token_logprobs or (), strict=True)
+    )
+    assert bounded.text == free.text
+
+
 def test_stops_end_an_answer(client: openai.OpenAI) -> None:
     free = client.completions.create(model="tiny", prompt="x", temperature=1.0, seed=5).choices[0].text
     stop = free[len(free) // 2 :][:2]
@@ -193,7 +220,11 @@ def test_the_model_is_listed(client: openai.OpenAI) -> None:
         (400, "there is nothing to answer", {"messages": [*HELLO, {"role": "assistant", "content": "Hi"}]}),
         (400, "and 511 are the limit", {"messages": [{"role": "user", "content": "x" * 100_000}]}),
         (400, "max_tokens is 65, and 64 is the limit", {"max_tokens": 65}),
-        (400, "presence_penalty is not supported", {"presence_penalty": 0.5}),
+        (400, "presence_penalty: Input should be less than or equal to 2", {"presence_penalty": 2.5}),
+        (400, "sampling.logit_bias: {'300': 1.0} is out of bounds", {"logit_bias": {"300": 1}}),
+        (400, "tool_choice: only none and auto", {"tools": [TOOL], "tool_choice": "required"}),
+        (400, "tool_choice: only none and auto", {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "weather"}}}),
+        (400, "holds an answer to JSON or a schema", {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {}}}}),
         (400, "top_logprobs: they come with logprobs: true", {"top_logprobs": 2}),
         (400, "max_tokens: 0 is for the log-probabilities of a prompt", {"max_tokens": 0}),
         (400, "response_format", {"response_format": {"type": "json_object"}}),
@@ -302,15 +333,6 @@ def test_adapters_are_models_of_their_own(model: Path, tmp_path: Path) -> None:
 
 
 # --- tools ---
-
-TOOL = {
-    "type": "function",
-    "function": {
-        "name": "weather",
-        "description": "The weather.",
-        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
-    },
-}
 
 
 @pytest.fixture(scope="module")

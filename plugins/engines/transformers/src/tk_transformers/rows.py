@@ -30,7 +30,8 @@ class Row:
 
     key, number: of the request, and which of its completions. limit: tokens that it may have.
     prompt: int64 [L]. positions: [L] or [axes, L], of the prompt. read: tokens that are in the cache, of the prompt and then of the answer.
-    seen: [V], the tokens that a repetition penalty falls on. told: of the prompt, where asked for.
+    seen: [V], the tokens that a repetition penalty falls on. counts: [V], how often the answer has each, where that is asked for.
+    told: of the prompt, where asked for.
     """
 
     key: int
@@ -47,6 +48,7 @@ class Row:
     finish: FinishReason = ""
     read: int = 0
     seen: Tensor | None = None
+    counts: Tensor | None = None
 
     @property
     def sampling(self) -> Sampling:
@@ -80,6 +82,8 @@ class Row:
         self.ids.append(token)
         if self.seen is not None:
             self.seen[token] = True
+        if self.counts is not None:
+            self.counts[token] += 1
         text = ""
         if token in self.stop_ids:
             self.finish = "stop"
@@ -128,6 +132,8 @@ def checked(request: Request, model: LoadedModel) -> int:
         "n": sampling.n >= 1,
         "repetition_penalty": sampling.repetition_penalty > 0,
         "top_logprobs": sampling.top_logprobs >= 0,
+        "min_p": 0 <= sampling.min_p <= 1,
+        "logit_bias": all(name.isdecimal() and int(name) < len(model.tokenizer) for name in sampling.logit_bias),
     }
     for name, holds in bounds.items():
         if not holds:

@@ -67,7 +67,11 @@ class _Routes:
         """An answer to a conversation."""
         self._named(asked.model)
         if asked.response_format and asked.response_format.get("type") != "text":
-            raise Refused(400, "response_format: only text is supported.", param="response_format")
+            said = "response_format: only text is supported: nothing here holds an answer to JSON or a schema while it is made."
+            raise Refused(400, said, param="response_format")
+        if asked.tool_choice not in (None, "none", "auto"):
+            said = "tool_choice: only none and auto are supported: nothing here makes a model call a tool."
+            raise Refused(400, said, param="tool_choice")
         sampling = sampling_of(asked, self._served)
         tools = [t.model_dump(exclude_none=True) for t in asked.tools or ()] if asked.tool_choice != "none" else []
         prompt = await self._served.chat([m.model_dump(exclude_unset=True) for m in asked.messages], tools)

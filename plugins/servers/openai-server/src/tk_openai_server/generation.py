@@ -20,14 +20,23 @@ from tk_openai_server.served import Served
 
 DONE = "data: [DONE]\n\n"
 
+SAMPLED = (
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "repetition_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+    "logit_bias",
+    "seed",
+    "n",
+)
+"""Fields that the protocol and the `sampling` section call alike."""
+
 
 def sampling_of(asked: ChatRequest | CompletionRequest, served: Served) -> Sampling:
     """The server's `sampling` with what the request says. Raises Refused for what cannot be done."""
-    for name in ("presence_penalty", "frequency_penalty"):
-        if getattr(asked, name):
-            raise Refused(400, f"{name} is not supported: use repetition_penalty.", param=name)
-    if asked.logit_bias:
-        raise Refused(400, "logit_bias is not supported.", param="logit_bias")
     limit = getattr(asked, "max_completion_tokens", None)
     limit = asked.max_tokens if limit is None else limit
     if limit == 0 and not getattr(asked, "echo", False):
@@ -45,7 +54,7 @@ def sampling_of(asked: ChatRequest | CompletionRequest, served: Served) -> Sampl
         "stop": stop,
         "logprobs": wanted,
         "top_logprobs": top or 0,
-        **{n: getattr(asked, n) for n in ("temperature", "top_p", "top_k", "repetition_penalty", "seed", "n")},
+        **{name: getattr(asked, name) for name in SAMPLED},
     }
     return replace(served.sampling, **{name: value for name, value in given.items() if value is not None})
 
