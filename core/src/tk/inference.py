@@ -120,10 +120,13 @@ def uses_of(plan: Plan, run: Path) -> dict[str, str]:
     return {what: command.format(run=shlex.quote(str(run))) for what, command in commands.items()}
 
 
-def runtime(plan: Plan, run: Path | None, head: Head = LM_HEAD, *, adapters: bool = False) -> Runtime:
+def runtime(
+    plan: Plan, run: Path | None, head: Head = LM_HEAD, *, adapters: bool = False, more: bool = False
+) -> Runtime:
     """Model, template and engine of a plan. Raises UsageError for a run that has trained another kind of head.
 
-    adapters: requests may name those that the config has beside the model's own; else it may have none.
+    adapters: requests may name those that the config has beside the model's own; else it may have none. more: and others may
+    be loaded later.
     """
     if plan.config.model.adapters and not adapters:
         raise UsageError("model.adapters: nothing here chooses among them; what one run has trained is used by --run.")
@@ -132,7 +135,7 @@ def runtime(plan: Plan, run: Path | None, head: Head = LM_HEAD, *, adapters: boo
         raise UsageError(
             f"{run}: this run has trained a head of the kind {model.head.kind!r}, and {head.kind!r} is needed."
         )
-    if plan.config.model.adapters:
+    if plan.config.model.adapters or more:
         _add_adapters(plan, model, tuner)
     template = plan.one("template").build(tokenizer=model.tokenizer, media=model.media)
     return Runtime(model, template, default_engine(plan).build(model=model))
@@ -146,8 +149,12 @@ def _add_adapters(plan: Plan, model: LoadedModel, tuner: Tuner | None) -> None:
             raise UsageError(f"model.adapters: {part.name} cannot have several adapters at hand.")
     model.adapters = (tuner or chosen.build()).adapters(model)
     for name, folder in plan.config.model.adapters.items():
-        path = Path(folder)
-        model.adapters.add(name, path / "final" if (path / "config.yaml").is_file() else path)
+        model.adapters.add(name, adapter_folder(Path(folder)))
+
+
+def adapter_folder(folder: Path) -> Path:
+    """Where the adapter is of a run, or of a folder that peft has written."""
+    return folder / "final" if (folder / "config.yaml").is_file() else folder
 
 
 def default_engine(plan: Plan) -> Chosen:

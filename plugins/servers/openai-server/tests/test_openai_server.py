@@ -332,6 +332,75 @@ def test_adapters_are_models_of_their_own(model: Path, tmp_path: Path) -> None:
         tk.train(model=given, data=str(rows), output=str(tmp_path / "no"))
 
 
+def trained(model: Path, folder: Path, seed: int) -> Path:
+    """An adapter that a run has left."""
+    folder.mkdir()
+    (folder / "rows.jsonl").write_text(json.dumps({"prompt": "ab" * 4, "completion": "cd" * 4}) + "\n")
+    run = tk.train(
+        model=str(model),
+        data=str(folder / "rows.jsonl"),
+        optim={"lr": 0.5},
+        train={"steps": 2, "seed": seed},
+        output=str(folder / "run"),
+    )
+    return Path(run.output)
+
+
+def test_adapters_are_loaded_and_unloaded_where_that_is_allowed(model: Path, tmp_path: Path) -> None:
+    run = trained(model, tmp_path / "one", 1)
+    expected = "".join(tk.chat(run=run, sampling={"max_tokens": 8}).say("Hello"))
+    own = {"port": 0, "api_keys": ["key"], "load_adapters": True}
+    with tk.serve(model=str(model), sampling={"max_tokens": 8}, server=own) as serving:
+        client = openai.OpenAI(base_url=f"{serving.url}/v1", api_key="key", max_retries=0)
+
+        def post(path: str, key: str = "key", **body: Any) -> httpx.Response:
+            return httpx.post(f"{serving.url}/v1/{path}", json=body, headers={"Authorization": f"Bearer {key}"})
+
+        assert post("load_lora_adapter", key="other", lora_name="one", lora_path=str(run)).status_code == 401
+        for name, path, says in (
+            ("one", tmp_path, "holds no adapter"),
+            ("one", "x" * 4000, "name too long"),
+            ("tiny", run, "a model 'tiny' already"),
+            ("__base__", run, "the name is taken"),
+        ):
+            refused = post("load_lora_adapter", lora_name=name, lora_path=str(path))
+            assert (refused.status_code, says in refused.text) == (400, True), refused.text
+        plain = client.chat.completions.create(model="tiny", messages=HELLO).choices[0].message.content
+        for _ in range(2):
+            assert post("load_lora_adapter", lora_name="one", lora_path=str(run)).status_code == 200
+            assert post("load_lora_adapter", lora_name="one", lora_path=str(run)).status_code == 400
+            assert [listed.id for listed in client.models.list().data] == ["tiny", "one"]
+            for name, text in (("one", expected), ("tiny", plain)):
+                assert client.chat.completions.create(model=name, messages=HELLO).choices[0].message.content == text
+            assert post("unload_lora_adapter", lora_name="one").status_code == 200
+            with pytest.raises(openai.NotFoundError):
+                client.chat.completions.create(model="one", messages=HELLO)
+        assert post("unload_lora_adapter", lora_name="one").status_code == 404
+        assert client.chat.completions.create(model="tiny", messages=HELLO).choices[0].message.content == plain
+
+
+def test_answers_by_an_adapter_that_goes_end_and_others_go_on(model: Path, tmp_path: Path) -> None:
+    run = trained(model, tmp_path / "one", 1)
+    given = {"name": str(model), "adapters": {"one": str(run)}}
+    with tk.serve(model=given, server={"port": 0, "load_adapters": True}) as serving:
+        client = openai.OpenAI(base_url=f"{serving.url}/v1", api_key="none", max_retries=0)
+        asked: dict[str, Any] = {"prompt": "x", "max_tokens": 300, "stream": True, "logit_bias": {"2": -100}}
+        streams = {name: iter(client.completions.create(model=name, **asked)) for name in ("one", "tiny")}
+        for stream in streams.values():
+            next(stream)
+        done = httpx.post(f"{serving.url}/v1/unload_lora_adapter", json={"lora_name": "one"})
+        assert done.status_code == 200
+        with pytest.raises(openai.APIError, match="'one' was unloaded while this was answered"):
+            list(streams["one"])
+        assert [c.finish_reason for chunk in streams["tiny"] for c in chunk.choices][-1] == "length"
+
+
+def test_nobody_loads_adapters_unless_that_is_allowed(serving: Serving) -> None:
+    for path in ("load", "unload"):
+        body = {"lora_name": "x", "lora_path": "/tmp"}
+        assert httpx.post(f"{serving.url}/v1/{path}_lora_adapter", json=body).status_code == 404
+
+
 # --- tools ---
 
 

@@ -17,7 +17,7 @@ class Forward:
     """Logits of the tokens that follow; whatever training mode the module's parts are in, they are in afterwards."""
 
     def __init__(self, model: LoadedModel) -> None:
-        self.module: nn.Module = model.module
+        self._model = model
         self._adapters = model.adapters
         self.layout = Layout(int(model.tokenizer.pad_token_id), "left", media=model.media)
         self._base: Any = self.module.get_base_model() if hasattr(self.module, "get_base_model") else self.module
@@ -29,6 +29,12 @@ class Forward:
         # A token that stands for a medium would have none behind it.
         marks = list(model.media.marks.values()) if model.media else []
         self._marks = torch.tensor(marks, dtype=torch.long, device=self.device)
+
+    @property
+    def module(self) -> nn.Module:
+        """As it is now: with the first adapter that is loaded, and without the last one, it is another."""
+        module: nn.Module = self._model.module
+        return module
 
     def __call__(
         self,

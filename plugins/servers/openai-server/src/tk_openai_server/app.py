@@ -20,7 +20,14 @@ from tk_openai_server.generation import Counted, Generation, Shape, sampling_of
 from tk_openai_server.guard import Guard
 from tk_openai_server.metrics import Metrics
 from tk_openai_server.options import ServerOptions
-from tk_openai_server.schema import ChatRequest, CompletionRequest, EmbeddingRequest, TokenizeRequest
+from tk_openai_server.schema import (
+    ChatRequest,
+    CompletionRequest,
+    EmbeddingRequest,
+    LoadAdapterRequest,
+    TokenizeRequest,
+    UnloadAdapterRequest,
+)
 from tk_openai_server.served import Prompt, Served
 from tk_openai_server.shapes import ChatShape, Echo, TextShape
 
@@ -38,12 +45,13 @@ def create_app(served: Served, options: ServerOptions) -> FastAPI:
     app = FastAPI(title="tk", version=__version__, lifespan=living)
     metrics = Metrics()
     routes = _Routes(served, metrics)
-    for method, path, endpoint in routes.table():
+    table = [*routes.table(), *(routes.of_adapters() if options.load_adapters else ())]
+    for method, path, endpoint in table:
         app.add_api_route(path, endpoint, methods=[method], response_model=None)
     app.add_exception_handler(Refused, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
-    paths = [path for _, path, _ in routes.table()]
+    paths = [path for _, path, _ in table]
     app.add_middleware(Guard, options=options, metrics=metrics, paths=paths)
     return app
 
@@ -61,6 +69,12 @@ class _Routes:
             ("POST", "/tokenize", self.tokenize),
             ("GET", "/health", self.health),
             ("GET", "/metrics", self.metrics),
+        ]
+
+    def of_adapters(self) -> list[tuple[str, str, Any]]:
+        return [
+            ("POST", "/v1/load_lora_adapter", self.load_adapter),
+            ("POST", "/v1/unload_lora_adapter", self.unload_adapter),
         ]
 
     async def chat(self, asked: ChatRequest, request: Request) -> Response:
@@ -128,6 +142,16 @@ class _Routes:
         told = {"object": "model", "created": served.created, "owned_by": "tk", "max_model_len": served.max_length}
         parents = {served.name: None, **dict.fromkeys(served.adapters, served.name)}
         return {"object": "list", "data": [{"id": name, **told, "parent": parent} for name, parent in parents.items()]}
+
+    async def load_adapter(self, asked: LoadAdapterRequest) -> Response:
+        """A model more, from a folder of this machine."""
+        await self._served.load(asked.lora_name, asked.lora_path)
+        return PlainTextResponse(f"Success: LoRA adapter '{asked.lora_name}' added successfully.")
+
+    async def unload_adapter(self, asked: UnloadAdapterRequest) -> Response:
+        """A model less."""
+        await self._served.unload(asked.lora_name)
+        return PlainTextResponse(f"Success: LoRA adapter '{asked.lora_name}' removed successfully.")
 
     async def tokenize(self, asked: TokenizeRequest) -> dict[str, Any]:
         """The tokens of a text, or of a conversation as it would be answered."""

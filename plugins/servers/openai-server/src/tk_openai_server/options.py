@@ -19,6 +19,9 @@ class ServerOptions:
     )
     model_name: Annotated[str, doc("What clients call the model; its own or its run's name unless given.")] = ""
     vectors: Annotated[bool, doc("Offer the model's vectors of texts, not its answers.")] = False
+    load_adapters: Annotated[
+        bool, doc("Let clients load adapters from folders of this machine, and unload them (/v1/load_lora_adapter).")
+    ] = False
     max_body: Annotated[int, doc("Bytes of a request.", ge=1)] = 4_000_000
     max_prompt: Annotated[int | None, doc("Tokens of a prompt; the model's positions unless given.", ge=1)] = None
     max_output: Annotated[int | None, doc("Tokens of an answer that may be asked for.", ge=1)] = None

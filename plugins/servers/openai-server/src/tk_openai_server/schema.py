@@ -113,3 +113,12 @@ class TokenizeRequest(_Model):
     prompt: Text | None = None
     messages: list[ChatMessage] | None = None
     tools: list[Tool] | None = None
+
+
+class LoadAdapterRequest(_Model):
+    lora_name: Annotated[Text, Field(min_length=1, max_length=256)]
+    lora_path: Annotated[Text, Field(min_length=1, max_length=4096)]
+
+
+class UnloadAdapterRequest(_Model):
+    lora_name: Text

@@ -12,10 +12,10 @@ from typing import Any, TypeVar
 
 from tk.capabilities import CAPABILITIES
 from tk.compose import Plan
-from tk.contracts import LM_HEAD, Encoding, Head, Request, Sampling
+from tk.contracts import LM_HEAD, Encoding, Engine, Head, Request, Sampling
 from tk.dispatch import Dispatcher
-from tk.errors import TkError
-from tk.inference import default_engine, runtime
+from tk.errors import TkError, UsageError
+from tk.inference import adapter_folder, default_engine, runtime
 from tk.sample import Message, Sample
 from tk_openai_server.errors import Refused
 from tk_openai_server.options import ServerOptions
@@ -44,10 +44,10 @@ class Served:
     def __init__(
         self, plan: Plan, run: Path | None, *, name: str, options: ServerOptions, head: Head = LM_HEAD
     ) -> None:
-        loaded = runtime(plan, run, head, adapters=True)
+        loaded = runtime(plan, run, head, adapters=True, more=options.load_adapters)
         self.name, self.options, self.sampling = name, options, plan.config.sampling
         self.created = int(time.time())
-        self.adapters = tuple(loaded.model.adapters.names) if loaded.model.adapters is not None else ()
+        self._version = 0
         self.head = loaded.model.head
         self.max_length: int | None = loaded.model.max_length
         self.tokenizer: Any = loaded.model.tokenizer
@@ -55,6 +55,43 @@ class Served:
         self._model, self._template, self._engine = loaded.model, loaded.template, default_engine(plan)
         self._messages = plan.registry.get("formats", "messages").build()
         self._encoders = ThreadPoolExecutor(1, "encode")  # tokenizers are not made for several threads
+
+    @property
+    def adapters(self) -> Sequence[str]:
+        """Names of those that are loaded."""
+        return self._model.adapters.names if self._model.adapters is not None else ()
+
+    async def load(self, name: str, folder: str) -> None:
+        """Load an adapter between two tokens of what is on its way. Raises Refused where it does not fit."""
+
+        def act(_: Engine) -> None:
+            assert self._model.adapters is not None
+            self._model.adapters.add(name, adapter_folder(Path(folder)))
+
+        if name in (self.name, *self.adapters):
+            raise Refused(400, f"There is a model {name!r} already.", param="lora_name")
+        await self._done(act)
+
+    async def unload(self, name: str) -> None:
+        """Let go of an adapter; requests on their way that name it end with an error."""
+
+        def act(engine: Engine) -> None:
+            assert self._model.adapters is not None
+            error = UsageError(f"The adapter {name!r} was unloaded while this was answered.")
+            self.dispatcher.end(lambda request: request.adapter == name, error)
+            self._model.adapters.remove(name)
+            self._version += 1
+            engine.update((), self._version)  # what was read with it counts no longer, should another take its name
+
+        if name not in self.adapters:
+            raise Refused(404, f"There is no adapter {name!r} here.", param="lora_name", code="model_not_found")
+        await self._done(act)
+
+    async def _done(self, act: Callable[[Engine], None]) -> None:
+        try:
+            await asyncio.wrap_future(self.dispatcher.call(act))
+        except (TkError, OSError) as error:
+            raise Refused(400, str(error)) from error
 
     async def chat(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()) -> Prompt:
         """A conversation as tokens. Raises Refused for one that the template does not take."""
