@@ -32,6 +32,16 @@ CAPABILITIES: dict[str, Capability] = {
     "streaming": Capability("results can be had token by token", ("engines",)),
     "shared-module": Capability("generates on the module in memory as it stands in training", ("engines",)),
     "adapters": Capability("several adapters are at hand at once, chosen request by request"),
+    "penalties": Capability("tokens that an answer has already can be made less likely", ("engines",)),
+    "min-p": Capability("tokens far less likely than the likeliest can be left out", ("engines",)),
+    "logit-bias": Capability("tokens can be made more or less likely by their ids", ("engines",)),
+    "top-logprobs": Capability(
+        "the likeliest tokens of each place can be had with their log-probabilities", ("engines",)
+    ),
+    "prompt-logprobs": Capability("log-probabilities of a prompt's own tokens can be had", ("engines",)),
+    "model-logprobs": Capability(
+        "log-probabilities of the model itself can be had, whatever distribution is sampled", ("engines",)
+    ),
     "sleep": Capability("memory can be let go between requests", ("engines",)),
     "weight-update": Capability("weights can be replaced while it runs", ("engines",)),
     "gradient-checkpointing": Capability("activations can be recomputed in the backward pass", ("models",)),

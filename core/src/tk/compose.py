@@ -97,6 +97,8 @@ def _check_capabilities(plan: Plan) -> None:
         deciders: Sequence[str] = CAPABILITIES[word].kinds if word in CAPABILITIES else ()
         for path, chosen in plan.parts():
             component = chosen.component
+            if path.partition(".")[0] == component.kind.named:  # a further one, with a use of its own
+                continue
             if component.kind.name in deciders and word not in component.spec.supports:
                 raise UsageError(
                     f"{asked_by} needs {word!r}, which {path} ({component.name} of {component.distribution}) does not "
@@ -111,3 +113,5 @@ def _wished(config: Config) -> Iterator[tuple[str, str]]:
         yield "padding-left", "data.padding_side"
     if config.train.gradient_checkpointing:
         yield "gradient-checkpointing", "train.gradient_checkpointing"
+    for word, name in config.sampling.needs.items():
+        yield word, f"sampling.{name}"

@@ -88,6 +88,13 @@ class Dispatcher:
         """Cancel a request, from any thread; one that has ended is no error."""
         self._acts.put(lambda: self._cancel(ticket))
 
+    def end(self, wanted: Callable[[Request], bool], error: TkError) -> None:
+        """Fail the requests on their way that are meant; for `call`, in the engine's thread."""
+        for ticket in list(self._open.values()):
+            if wanted(ticket.request):
+                ticket.heard(Delta("", finish_reason="error", error=error))
+                self._cancel(ticket)
+
     def close(self) -> None:
         """End; what is on its way fails."""
         self._acts.put(self._end)
@@ -136,9 +143,7 @@ class Dispatcher:
             self._engine.cancel(ticket.key)
 
     def _fail(self, error: TkError) -> None:
-        for ticket in list(self._open.values()):
-            ticket.heard(Delta("", finish_reason="error", error=error))
-            self._cancel(ticket)
+        self.end(lambda _: True, error)
 
     def _end(self) -> None:
         self._ending = True

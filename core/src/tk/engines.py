@@ -9,7 +9,7 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tk.contracts import Completion, Delta, Engine, Request
+from tk.contracts import Completion, Delta, Engine, PromptLogps, Request, Top
 from tk.errors import TkError, UsageError
 
 if TYPE_CHECKING:
@@ -27,16 +27,22 @@ class Growing:
     ids: list[int] = field(default_factory=list)
     text: list[str] = field(default_factory=list)
     logps: list[float] = field(default_factory=list)
+    top: list[Top] = field(default_factory=list)
+    prompt: PromptLogps | None = None
 
     def add(self, delta: Delta) -> None:
         self.ids += delta.ids
         self.text.append(delta.text)
         self.logps += delta.logps
+        self.top += delta.top
+        self.prompt = self.prompt or delta.prompt
 
     def completion(self, request: Request, last: Delta) -> Completion:
         """What it has come to with its last piece."""
         logps = tuple(self.logps) if request.sampling.logprobs else None
-        return Completion(tuple(self.ids), "".join(self.text), last.finish_reason, logps, last.policy_version)
+        top = tuple(self.top) if request.sampling.top_logprobs else None
+        ids, text = tuple(self.ids), "".join(self.text)
+        return Completion(ids, text, last.finish_reason, logps, last.policy_version, top, self.prompt)
 
 
 def generate(engine: Engine, requests: Sequence[Request]) -> list[list[Completion]]:
@@ -191,7 +197,17 @@ class Batched(Base):
                 Delta("", (), "error", key, n, error=error) for key, r in waiting.items() for n in range(r.sampling.n)
             ]
         return [
-            Delta(c.text, c.ids, c.finish_reason, key, number, c.logps or (), c.policy_version)
+            Delta(
+                c.text,
+                c.ids,
+                c.finish_reason,
+                key,
+                number,
+                c.logps or (),
+                c.policy_version,
+                top=c.top or (),
+                prompt=c.prompt,
+            )
             for key, completions in zip(waiting, answers, strict=True)
             for number, c in enumerate(completions)
         ]

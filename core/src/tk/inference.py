@@ -27,6 +27,7 @@ from tk.contracts import (
     Server,
     Serving,
     Template,
+    Top,
     Tuner,
 )
 from tk.errors import DataError, TkError, UsageError
@@ -43,7 +44,7 @@ BATCH = 64
 class Answer:
     """What was generated for a row.
 
-    origin: "file:line" of the row. rewards: name -> score, None where it does not apply.
+    origin: "file:line" of the row. rewards: name -> score, None where it does not apply. logps, top: as in a Completion.
     """
 
     origin: str
@@ -53,6 +54,7 @@ class Answer:
     tokens: int
     rewards: Mapping[str, float | None] = field(default_factory=dict)
     logps: Sequence[float] | None = None
+    top: Sequence[Top] | None = None
 
 
 @dataclass
@@ -123,10 +125,13 @@ def uses_of(plan: Plan, run: Path) -> dict[str, str]:
     return {what: command.format(run=shlex.quote(str(run))) for what, command in commands.items()}
 
 
-def runtime(plan: Plan, run: Path | None, head: Head = LM_HEAD, *, adapters: bool = False) -> Runtime:
+def runtime(
+    plan: Plan, run: Path | None, head: Head = LM_HEAD, *, adapters: bool = False, more: bool = False
+) -> Runtime:
     """Model, template and engine of a plan. Raises UsageError for a run that has trained another kind of head.
 
-    adapters: requests may name those that the config has beside the model's own; else it may have none.
+    adapters: requests may name those that the config has beside the model's own; else it may have none. more: and others may
+    be loaded later.
     """
     if plan.config.model.adapters and not adapters:
         raise UsageError("model.adapters: nothing here chooses among them; what one run has trained is used by --run.")
@@ -137,7 +142,7 @@ def runtime(plan: Plan, run: Path | None, head: Head = LM_HEAD, *, adapters: boo
         raise UsageError(
             f"{run}: this run has trained a head of the kind {model.head.kind!r}, and {head.kind!r} is needed."
         )
-    if plan.config.model.adapters:
+    if plan.config.model.adapters or more:
         _add_adapters(plan, model, tuner, own)
     template = plan.one("template").build(tokenizer=model.tokenizer, media=model.media)
     built: Engine = engine.build(model=model, folder=run / "engine" if run else cache_root() / "engines")
@@ -173,8 +178,12 @@ def _add_adapters(plan: Plan, model: LoadedModel, tuner: Tuner | None, own: bool
             raise UsageError(f"model.adapters: {part.name} cannot have several adapters at hand.")
     model.adapters = engines.AdapterFolders() if own else (tuner or chosen.build()).adapters(model)
     for name, folder in plan.config.model.adapters.items():
-        path = Path(folder)
-        model.adapters.add(name, path / "final" if (path / "config.yaml").is_file() else path)
+        model.adapters.add(name, adapter_folder(Path(folder)))
+
+
+def adapter_folder(folder: Path) -> Path:
+    """Where the adapter is of a run, or of a folder that peft has written."""
+    return folder / "final" if (folder / "config.yaml").is_file() else folder
 
 
 @dataclass(frozen=True)
@@ -315,6 +324,7 @@ class Answers:
                 len(completion.ids),
                 {name: values[index] for name, values in scores.items()},
                 completion.logps,
+                completion.top,
             )
 
 

@@ -135,6 +135,7 @@ def answer_row(answer: Answer) -> dict[str, Any]:
         "tokens": answer.tokens,
         **({"rewards": dict(answer.rewards)} if answer.rewards else {}),
         **({"logprobs": list(answer.logps)} if answer.logps is not None else {}),
+        **({"top_logprobs": [dict(top) for top in answer.top]} if answer.top is not None else {}),
     }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -183,7 +183,58 @@ class Sampling:
     seed: Annotated[int | None, doc("Seed of a request.")] = None
     n: Annotated[int, doc("Answers to each prompt.", ge=1)] = 1
     logprobs: Annotated[bool, doc("Log-probabilities of the sampled distribution with the answer.")] = False
+    top_logprobs: Annotated[
+        int, doc("With logprobs: those of this many of the likeliest tokens in each place as well.", ge=0)
+    ] = 0
     repetition_penalty: Annotated[float, doc("Divides the logits of tokens seen before.", gt=0)] = 1.0
+    presence_penalty: Annotated[float, doc("Taken from the logits of tokens that the answer has already.")] = 0.0
+    frequency_penalty: Annotated[
+        float, doc("Taken from the logits of a token as many times as the answer has it already.")
+    ] = 0.0
+    min_p: Annotated[
+        float, doc("Sample from tokens with at least this share of the likeliest one's probability.", ge=0, le=1)
+    ] = 0.0
+    logit_bias: Annotated[dict[str, float], doc("Added to the logits of tokens, by their ids.")] = field(
+        default_factory=dict
+    )
+
+    def __post_init__(self) -> None:
+        if self.top_logprobs and not self.logprobs:
+            raise ValueError("top_logprobs: they come with the log-probabilities of the answer: set logprobs.")
+
+    @property
+    def reshapes(self) -> bool:
+        """Whether tokens are sampled from another distribution than the model's own."""
+        cut = self.temperature not in (0, 1) or self.top_k > 0 or self.top_p < 1 or self.min_p > 0
+        return bool(self.shifts) or (self.temperature > 0 and cut)
+
+    @property
+    def shifts(self) -> Sequence[str]:
+        """The fields by which logits are changed before they are made a distribution."""
+        return [name for name, plain in SHIFTS.items() if getattr(self, name) != plain]
+
+    @property
+    def needs(self) -> Mapping[str, str]:
+        """What is asked for that not every engine can: capability (tk.capabilities) -> the field that asks for it."""
+        return {word: name for name, word in FURTHER.items() if getattr(self, name)}
+
+
+SHIFTS: Mapping[str, Any] = {
+    "repetition_penalty": 1.0,
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+    "logit_bias": {},
+}
+"""Fields of Sampling that change logits, with what leaves them as they are."""
+
+FURTHER: Mapping[str, str] = {
+    "top_logprobs": "top-logprobs",
+    "presence_penalty": "penalties",
+    "frequency_penalty": "penalties",
+    "min_p": "min-p",
+    "logit_bias": "logit-bias",
+}
+"""Fields of Sampling that not every engine knows, with the capability by which an engine says that it does."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,18 @@ from __future__ import annotations
 from tk.config.sections import Sampling
 from tk.contracts.data import Batch, Dataset, Encoding, Example, Format, Layout, Limit, Row, RowSet, Template
 from tk.contracts.dialects import Dialect
-from tk.contracts.generation import Completion, Delta, Engine, FinishReason, Moment, Request, Reward, Scored
+from tk.contracts.generation import (
+    Completion,
+    Delta,
+    Engine,
+    FinishReason,
+    Moment,
+    PromptLogps,
+    Request,
+    Reward,
+    Scored,
+    Top,
+)
 from tk.contracts.media import MediaProcessor, Medium
 from tk.contracts.methods import (
     Figures,
@@ -97,6 +108,7 @@ __all__ = [
     "ParamGroup",
     "Pass",
     "Pooling",
+    "PromptLogps",
     "Reduce",
     "Request",
     "Reward",
@@ -117,6 +129,7 @@ __all__ = [
     "Strategy",
     "Template",
     "Term",
+    "Top",
     "Tracker",
     "TrainPlan",
     "TrainResult",

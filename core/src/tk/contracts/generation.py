@@ -20,6 +20,10 @@ class Request:
     """A prompt as token ids (templates tokenise, engines never do), and how to sample.
 
     adapter: one of `LoadedModel.adapters`, or what an engine of its own knows by that name; "": the model's own (`adapters`).
+    prompt_logps: whether log-probs of the prompt's own tokens are wanted (`prompt-logprobs`); then `sampling.max_tokens` may be
+        0, and nothing is generated.
+    model_logps: whether log-probs of the answer are those of the model itself, before penalties, temperature and truncation
+        (`model-logprobs`), instead of those of the sampled distribution.
     """
 
     ids: Sequence[int]
@@ -27,6 +31,29 @@ class Request:
     stop_ids: tuple[int, ...] = ()
     media: Sequence[Medium] = ()
     adapter: str = ""
+    prompt_logps: bool = False
+    model_logps: bool = False
+
+    @property
+    def needs(self) -> Mapping[str, str]:
+        """What is asked for that not every engine can: capability -> the field that asks for it."""
+        own = {"prompt-logprobs": "prompt_logps", "model-logprobs": "model_logps"}
+        return {**{word: name for word, name in own.items() if getattr(self, name)}, **self.sampling.needs}
+
+
+Top = tuple[tuple[int, float], ...]
+"""The likeliest tokens of a position with their log-probs, likeliest first."""
+
+
+@dataclass(frozen=True)
+class PromptLogps:
+    """Log-probs of a prompt's tokens but for the first, which nothing stands before: those of the model itself.
+
+    top: the `sampling.top_logprobs` likeliest tokens in the place of each, where asked for.
+    """
+
+    logps: tuple[float, ...]
+    top: tuple[Top, ...] = ()
 
 
 FinishReason = Literal["", "stop", "length", "error", "cancelled"]
@@ -37,8 +64,10 @@ FinishReason = Literal["", "stop", "length", "error", "cancelled"]
 class Completion:
     """A generated continuation. `ids` include the stop token where one ended it; `text` does not.
 
-    logps: of the sampled distribution (after temperature and truncation), one a token, where asked for.
-    policy_version: the version last given to `Engine.update`.
+    logps: of the sampled distribution (after temperature and truncation), or of the model itself (`Request.model_logps`), one a
+        token, where asked for. top: the `sampling.top_logprobs` likeliest tokens of the same distribution, in the place of each;
+        those that cannot be sampled are left out.
+    policy_version: the version last given to `Engine.update`. prompt: where asked for.
     """
 
     ids: tuple[int, ...]
@@ -46,6 +75,8 @@ class Completion:
     finish_reason: FinishReason
     logps: tuple[float, ...] | None = None
     policy_version: int = 0
+    top: tuple[Top, ...] | None = None
+    prompt: PromptLogps | None = None
 
 
 @dataclass(frozen=True)
@@ -53,7 +84,8 @@ class Delta:
     """A piece of a completion; the last one has a finish reason.
 
     key, number: of the request, as `Engine.add` gave it, and which of its `sampling.n` completions.
-    logps: one a token, where asked for. error: why there is none, where the finish reason is "error".
+    logps, top: one a token, where asked for. error: why there is none, where the finish reason is "error".
+    prompt: with the first piece, where asked for.
     """
 
     text: str
@@ -64,6 +96,8 @@ class Delta:
     logps: tuple[float, ...] = ()
     policy_version: int = 0
     error: TkError | None = None
+    top: tuple[Top, ...] = ()
+    prompt: PromptLogps | None = None
 
 
 @runtime_checkable

@@ -77,7 +77,11 @@ class Adapters(Protocol):
     def names(self) -> Sequence[str]: ...
 
     def add(self, name: str, folder: Path) -> None:
-        """Load what a tuner has saved. Raises TkError where it does not fit, or changes nothing."""
+        """Load what a tuner has saved. Raises TkError where it does not fit, or changes nothing; all is then as it was."""
+        ...
+
+    def remove(self, name: str) -> None:
+        """Let go of one. Raises UsageError where there is none of that name. Nothing that names it may be on its way."""
         ...
 
     def chosen(self, names: Sequence[str]) -> Mapping[str, Any]:

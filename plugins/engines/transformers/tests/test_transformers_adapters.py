@@ -119,3 +119,43 @@ def test_what_cannot_be_offered_says_why(base: Path, folders: dict[str, Path], t
     assert adapters.names == ("one",)
     made = generate(engine, [Request(LONG, GREEDY, (299,), adapter="one")])[0][0]
     assert list(made.ids) == alone(base, folders["one"], LONG), "what was refused has left no trace"
+
+
+def test_adapters_come_and_go(base: Path, folders: dict[str, Path], tmp_path: Path) -> None:
+    """While others are answered, and with nothing of one left in what bears its name later."""
+    model = with_adapters(AutoFamily().load(str(base)), {})
+    adapters: Any = model.adapters
+    engine = TransformersEngine(TransformersOptions(), model=model)
+    plain = model.module
+    assert greedy(engine, "") == alone(base, None, LONG)
+    other = tiny_checkpoint(tmp_path / "other", "llama", vocab=300, hidden=16)
+    for folder in (written(tmp_path / "wide", other, 3), written(tmp_path / "nothing", base, 0)):
+        with pytest.raises(TkError):
+            adapters.add("bad", folder)
+        assert (model.module, adapters.names) == (plain, ())
+        assert greedy(engine, "") == alone(base, None, LONG), "what was refused has left no trace"
+    on_its_way = engine.add(Request(LONG, GREEDY, (299,)))
+    deltas = list(engine.step())
+    adapters.add("one", folders["one"])
+    while engine.in_flight:
+        deltas += engine.step()
+    assert [i for delta in deltas if delta.key == on_its_way for i in delta.ids] == alone(base, None, LONG)
+    adapters.add("two", folders["two"])
+    for name in ("one", "two", ""):
+        assert greedy(engine, name) == alone(base, folders.get(name), LONG)
+    adapters.remove("one")
+    engine.update((), 1)
+    with pytest.raises(UsageError, match="no adapter 'one': two"):
+        engine.add(Request(LONG, GREEDY, adapter="one"))
+    adapters.add("one", folders["two"])
+    assert greedy(engine, "one") == alone(base, folders["two"], LONG)
+    for name in ("two", "one"):
+        adapters.remove(name)
+    with pytest.raises(UsageError, match="no adapter 'one': none is loaded"):
+        adapters.remove("one")
+    assert (adapters.names, "lora" in str(model.module)) == ((), False)
+    assert greedy(engine, "") == alone(base, None, LONG)
+
+
+def greedy(engine: TransformersEngine, adapter: str) -> list[int]:
+    return list(generate(engine, [Request(LONG, GREEDY, (299,), adapter=adapter)])[0][0].ids)

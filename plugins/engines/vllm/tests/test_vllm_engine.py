@@ -101,6 +101,25 @@ def test_log_probs_are_of_the_sampled_distribution(engine: VllmEngine, base: Pat
     assert completion.logps == pytest.approx(expected.tolist(), abs=1e-4)
 
 
+def test_what_shifts_tokens_does_so_as_in_this_process(engine: VllmEngine, base: Path) -> None:
+    sampling = Sampling(
+        max_tokens=12,
+        logprobs=True,
+        top_logprobs=3,
+        presence_penalty=0.5,
+        frequency_penalty=0.25,
+        repetition_penalty=1.3,
+        logit_bias={"17": 1.5},
+    )
+    requests = [Request(ids, sampling) for ids in PROMPTS]
+    ours, theirs = (generate(one, requests) for one in (here(AutoFamily().load(str(base))), engine))
+    for (a,), (b,) in zip(ours, theirs, strict=True):
+        assert a.ids == b.ids
+        assert a.top is not None
+        assert b.top is not None
+        assert [[token for token, _ in place] for place in a.top] == [[token for token, _ in place] for place in b.top]
+
+
 def test_adapters_are_answered_by_name(engine: VllmEngine, base: Path, adapter: Path) -> None:
     plain, loud = greedy(engine), greedy(engine, "loud")
     assert same(plain, greedy(here(AutoFamily().load(str(base)))))

@@ -12,12 +12,22 @@ from typing import Any
 import httpx
 import openai
 import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import tk
 from tk.contracts import Serving
 from tk_conformance.tiny import tiny_checkpoint
 
 HELLO = [{"role": "user", "content": "Hello"}]
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "description": "The weather.",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
+    },
+}
 
 
 @pytest.fixture(scope="module")
@@ -86,12 +96,106 @@ def test_texts_go_on_each_on_its_own(client: openai.OpenAI) -> None:
     assert logprobs
     assert logprobs.token_logprobs
     assert logprobs.text_offset
-    assert (len(logprobs.token_logprobs), logprobs.text_offset[0]) == (5, len("three"))
+    assert (len(logprobs.tokens or ()), len(logprobs.token_logprobs)) == (len("three") + 5,) * 2
+    assert logprobs.text_offset[:6] == [0, 1, 2, 3, 4, 5]
     ids = httpx.post(str(client.base_url).replace("/v1/", "/tokenize"), json={"model": "tiny", "prompt": "three"})
     by_ids = client.completions.create(prompt=ids.json()["tokens"], **asked)
     assert by_ids.choices[0].text == alone[1].text
     streamed = list(client.completions.create(prompt=["one two", "three"], stream=True, **asked))
-    assert "".join(c.text for chunk in streamed for c in chunk.choices if c.index == 1) == alone[1].text
+    own = [c for chunk in streamed for c in chunk.choices if c.index == 1]
+    assert "".join(c.text for c in own) == alone[1].text
+    for name in ("tokens", "token_logprobs", "text_offset"):
+        assert [each for c in own if c.logprobs for each in getattr(c.logprobs, name)] == getattr(logprobs, name)
+
+
+@pytest.mark.parametrize("tokens", [0, 1])
+def test_a_prompt_is_told_as_it_is_scored(client: openai.OpenAI, model: Path, tokens: int) -> None:
+    """As evaluation harnesses ask for the likelihood of a text, whole and as a stream."""
+    texts = ("a text", "another")
+    asked: dict[str, Any] = {"model": "tiny", "prompt": list(texts), "max_tokens": tokens, "logprobs": 2, "echo": True}
+    tokenizer, module = AutoTokenizer.from_pretrained(model), AutoModelForCausalLM.from_pretrained(model)
+    made = client.completions.create(**asked)
+    streamed = [c for chunk in client.completions.create(**asked, stream=True) for c in chunk.choices]
+    for choice, text in zip(made.choices, texts, strict=True):
+        told: Any = choice.logprobs
+        ids = tokenizer(text)["input_ids"]
+        with torch.no_grad():
+            expected = module(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1)
+        assert told.tokens[: len(ids)] == [tokenizer.decode([i]) for i in ids]
+        assert (told.token_logprobs[0], told.top_logprobs[0]) == (None, None)
+        assert told.token_logprobs[1 : len(ids)] == pytest.approx(
+            [expected[place, i].item() for place, i in enumerate(ids[1:])], abs=1e-4
+        )
+        for place in range(1, len(ids)):
+            best = expected[place - 1].topk(2)
+            top = {tokenizer.decode([i]): value for i, value in zip(best.indices, best.values.tolist(), strict=True)}
+            assert told.top_logprobs[place] == pytest.approx(
+                {told.tokens[place]: told.token_logprobs[place], **top}, abs=1e-4
+            )
+        assert (len(told.tokens), choice.text[: len(text)], choice.finish_reason) == (len(ids) + tokens, text, "length")
+        own = [c.logprobs for c in streamed if c.index == choice.index and c.logprobs]
+        for name in ("tokens", "token_logprobs", "top_logprobs", "text_offset"):
+            assert [each for part in own for each in getattr(part, name) or ()] == getattr(told, name)
+    assert made.usage
+    assert made.usage.completion_tokens == 2 * tokens
+
+
+def test_the_likeliest_tokens_stand_beside_an_answers_own(client: openai.OpenAI) -> None:
+    """Of the model itself, whatever distribution is sampled."""
+    asked: dict[str, Any] = {"model": "tiny", "messages": HELLO, "max_tokens": 5, "seed": 1, "logprobs": True}
+    free = client.chat.completions.create(**asked, temperature=1.0, top_logprobs=3).choices[0]
+    cold = client.chat.completions.create(**asked, temperature=0.3, top_logprobs=3, extra_body={"top_k": 1}).choices[0]
+    greedy = client.chat.completions.create(**asked, temperature=0, top_logprobs=3).choices[0]
+    assert free.logprobs
+    assert cold.logprobs
+    assert cold.logprobs == greedy.logprobs, (
+        "top_k = 1 samples what is likeliest, and says how likely the model holds it"
+    )
+    for told in (*(free.logprobs.content or ()), *(cold.logprobs.content or ())):
+        values = [each.logprob for each in told.top_logprobs]
+        assert values == sorted(values, reverse=True)
+        assert len(values) == 3
+        assert told.logprob <= values[0]
+    first = (greedy.logprobs.content or ())[0] if greedy.logprobs else None
+    assert first
+    assert (first.token, first.logprob) == (first.top_logprobs[0].token, first.top_logprobs[0].logprob)
+
+
+def test_log_probs_of_the_sampled_distribution_are_an_option(model: Path) -> None:
+    asked: dict[str, Any] = {"model": "tiny", "prompt": "x", "temperature": 0.3, "max_tokens": 4, "logprobs": 5}
+    with tk.serve(model=str(model), server={"port": 0, "logprobs": "sampled"}) as serving:
+        client = openai.OpenAI(base_url=f"{serving.url}/v1", api_key="none", max_retries=0)
+        made = client.completions.create(**asked, extra_body={"top_k": 1}).choices[0].logprobs
+    assert made
+    assert made.token_logprobs == [0.0] * 4
+    assert [list(each.values()) for each in made.top_logprobs or ()] == [[0.0]] * 4
+
+
+def test_what_the_engine_cannot_do_is_refused(calling: tuple[openai.OpenAI, Path]) -> None:
+    client, _ = calling
+    with pytest.raises(openai.BadRequestError, match="top_logprobs: the engine said does not support"):
+        client.chat.completions.create(model="caller", messages=HELLO, logprobs=True, top_logprobs=1)  # type: ignore[arg-type]
+    with pytest.raises(openai.BadRequestError, match="echo: the engine said does not support"):
+        client.completions.create(model="caller", prompt="x", logprobs=0, echo=True, max_tokens=0)
+
+
+def test_tokens_are_made_likelier_and_less_likely(client: openai.OpenAI) -> None:
+    asked: dict[str, Any] = {"model": "tiny", "prompt": "ab", "max_tokens": 30, "temperature": 0, "logprobs": 1}
+    free = client.completions.create(**asked).choices[0]
+    fresh = client.completions.create(**asked, frequency_penalty=2, presence_penalty=2).choices[0]
+    biased = client.completions.create(**asked, logit_bias={"70": 100}).choices[0]
+    bounded = client.completions.create(**asked | {"temperature": 2}, extra_body={"min_p": 1.0}).choices[0]
+    counts = {
+        name: len(set(c.logprobs.tokens or ())) if c.logprobs else 0 for name, c in (("free", free), ("fresh", fresh))
+    }
+    assert counts["fresh"] > counts["free"]
+    assert biased.logprobs
+    assert len(set(biased.logprobs.tokens or ())) == 1
+    assert all(
+        max(top.values()) > own
+        for top, own in zip(biased.logprobs.top_logprobs or (), biased.logprobs.token_logprobs or (), strict=True)
+    )
+    assert bounded.text == free.text
 
 
 def test_stops_end_an_answer(client: openai.OpenAI) -> None:
@@ -116,8 +220,13 @@ def test_the_model_is_listed(client: openai.OpenAI) -> None:
         (400, "there is nothing to answer", {"messages": [*HELLO, {"role": "assistant", "content": "Hi"}]}),
         (400, "and 511 are the limit", {"messages": [{"role": "user", "content": "x" * 100_000}]}),
         (400, "max_tokens is 65, and 64 is the limit", {"max_tokens": 65}),
-        (400, "presence_penalty is not supported", {"presence_penalty": 0.5}),
-        (400, "top_logprobs is not supported", {"logprobs": True, "top_logprobs": 2}),
+        (400, "presence_penalty: Input should be less than or equal to 2", {"presence_penalty": 2.5}),
+        (400, "sampling.logit_bias: {'300': 1.0} is out of bounds", {"logit_bias": {"300": 1}}),
+        (400, "tool_choice: only none and auto", {"tools": [TOOL], "tool_choice": "required"}),
+        (400, "tool_choice: only none and auto", {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "weather"}}}),
+        (400, "holds an answer to JSON or a schema", {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {}}}}),
+        (400, "top_logprobs: they come with logprobs: true", {"top_logprobs": 2}),
+        (400, "max_tokens: 0 is for the log-probabilities of a prompt", {"max_tokens": 0}),
         (400, "response_format", {"response_format": {"type": "json_object"}}),
         (400, "Extra inputs are not permitted", {"extra_body": {"nonsense": 1}}),
         (400, "this template writes text only", {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,aaaa"}}]}]}),
@@ -223,16 +332,76 @@ def test_adapters_are_models_of_their_own(model: Path, tmp_path: Path) -> None:
         tk.train(model=given, data=str(rows), output=str(tmp_path / "no"))
 
 
-# --- tools ---
+def trained(model: Path, folder: Path, seed: int) -> Path:
+    """An adapter that a run has left."""
+    folder.mkdir()
+    (folder / "rows.jsonl").write_text(json.dumps({"prompt": "ab" * 4, "completion": "cd" * 4}) + "\n")
+    run = tk.train(
+        model=str(model),
+        data=str(folder / "rows.jsonl"),
+        optim={"lr": 0.5},
+        train={"steps": 2, "seed": seed},
+        output=str(folder / "run"),
+    )
+    return Path(run.output)
 
-TOOL = {
-    "type": "function",
-    "function": {
-        "name": "weather",
-        "description": "The weather.",
-        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
-    },
-}
+
+def test_adapters_are_loaded_and_unloaded_where_that_is_allowed(model: Path, tmp_path: Path) -> None:
+    run = trained(model, tmp_path / "one", 1)
+    expected = "".join(tk.chat(run=run, sampling={"max_tokens": 8}).say("Hello"))
+    own = {"port": 0, "api_keys": ["key"], "load_adapters": True}
+    with tk.serve(model=str(model), sampling={"max_tokens": 8}, server=own) as serving:
+        client = openai.OpenAI(base_url=f"{serving.url}/v1", api_key="key", max_retries=0)
+
+        def post(path: str, key: str = "key", **body: Any) -> httpx.Response:
+            return httpx.post(f"{serving.url}/v1/{path}", json=body, headers={"Authorization": f"Bearer {key}"})
+
+        assert post("load_lora_adapter", key="other", lora_name="one", lora_path=str(run)).status_code == 401
+        for name, path, says in (
+            ("one", tmp_path, "holds no adapter"),
+            ("one", "x" * 4000, "name too long"),
+            ("tiny", run, "a model 'tiny' already"),
+            ("__base__", run, "the name is taken"),
+        ):
+            refused = post("load_lora_adapter", lora_name=name, lora_path=str(path))
+            assert (refused.status_code, says in refused.text) == (400, True), refused.text
+        plain = client.chat.completions.create(model="tiny", messages=HELLO).choices[0].message.content
+        for _ in range(2):
+            assert post("load_lora_adapter", lora_name="one", lora_path=str(run)).status_code == 200
+            assert post("load_lora_adapter", lora_name="one", lora_path=str(run)).status_code == 400
+            assert [listed.id for listed in client.models.list().data] == ["tiny", "one"]
+            for name, text in (("one", expected), ("tiny", plain)):
+                assert client.chat.completions.create(model=name, messages=HELLO).choices[0].message.content == text
+            assert post("unload_lora_adapter", lora_name="one").status_code == 200
+            with pytest.raises(openai.NotFoundError):
+                client.chat.completions.create(model="one", messages=HELLO)
+        assert post("unload_lora_adapter", lora_name="one").status_code == 404
+        assert client.chat.completions.create(model="tiny", messages=HELLO).choices[0].message.content == plain
+
+
+def test_answers_by_an_adapter_that_goes_end_and_others_go_on(model: Path, tmp_path: Path) -> None:
+    run = trained(model, tmp_path / "one", 1)
+    given = {"name": str(model), "adapters": {"one": str(run)}}
+    with tk.serve(model=given, server={"port": 0, "load_adapters": True}) as serving:
+        client = openai.OpenAI(base_url=f"{serving.url}/v1", api_key="none", max_retries=0)
+        asked: dict[str, Any] = {"prompt": "x", "max_tokens": 300, "stream": True, "logit_bias": {"2": -100}}
+        streams = {name: iter(client.completions.create(model=name, **asked)) for name in ("one", "tiny")}
+        for stream in streams.values():
+            next(stream)
+        done = httpx.post(f"{serving.url}/v1/unload_lora_adapter", json={"lora_name": "one"})
+        assert done.status_code == 200
+        with pytest.raises(openai.APIError, match="'one' was unloaded while this was answered"):
+            list(streams["one"])
+        assert [c.finish_reason for chunk in streams["tiny"] for c in chunk.choices][-1] == "length"
+
+
+def test_nobody_loads_adapters_unless_that_is_allowed(serving: Serving) -> None:
+    for path in ("load", "unload"):
+        body = {"lora_name": "x", "lora_path": "/tmp"}
+        assert httpx.post(f"{serving.url}/v1/{path}_lora_adapter", json=body).status_code == 404
+
+
+# --- tools ---
 
 
 @pytest.fixture(scope="module")

@@ -148,8 +148,11 @@ class Remote(Base):
             del self._asked[event["request"]]
         if not (text or ids or finish):
             return []
-        logps = tuple(event["logps"][: len(ids)]) if asked.request.sampling.logprobs else ()
-        return [Delta(text, tuple(ids), finish, asked.key, asked.number, logps, self.version)]
+        sampling = asked.request.sampling
+        logps = tuple(event["logps"][: len(ids)]) if sampling.logprobs else ()
+        told = event.get("top", ())[: len(ids)] if sampling.top_logprobs else ()
+        top = tuple(tuple((int(token), float(logp)) for token, logp in place) for place in told)
+        return [Delta(text, tuple(ids), finish, asked.key, asked.number, logps, self.version, top=top)]
 
     def _lost(self, error: LostError) -> list[Delta]:
         """Everything on its way has failed; the next request begins it anew."""

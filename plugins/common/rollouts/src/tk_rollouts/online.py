@@ -42,17 +42,19 @@ class Online:
         """Refuse a config that cannot be learned from. Raises UsageError.
 
         What is trained are log-probs of the sampled distribution (temperature, top_p, top_k). Answers drawn with penalties
-        for what was said before are of another one, and the gradient would not be that of their rewards.
+        for what was said before, and the like, are of another one, and the gradient would not be that of their rewards.
         """
         sampling = self.sampling = settings.sampling
         if sampling.n < self.least:
             raise UsageError(f"sampling.n: answers are held against one another: ask for {self.least} or more.")
         if sampling.temperature == 0:
             raise UsageError("sampling.temperature: at 0 all answers to a prompt are the same: use 1.")
-        if self.gradient and sampling.repetition_penalty != 1.0:
+        others = [*sampling.shifts, *(["min_p"] if sampling.min_p else [])]
+        if self.gradient and others:
+            name = others[0]
             raise UsageError(
-                f"sampling.repetition_penalty: with {sampling.repetition_penalty} answers come from another distribution "
-                "than the one whose log-probs are trained: use 1.0."
+                f"sampling.{name}: with {getattr(sampling, name)} answers come from another distribution "
+                f"than the one whose log-probs are trained: use {getattr(Sampling(), name)}."
             )
         if not settings.rewards:
             raise UsageError("rewards: none is chosen: --rewards NAME (see `tk rewards list`).")

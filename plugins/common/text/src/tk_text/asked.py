@@ -15,23 +15,28 @@ def checked(request: Request, model: LoadedModel) -> int:
         raise TkError("A prompt is empty: there is nothing to go on from.")
     if request.media and model.media is None:
         raise TkError(f"The model takes text only, and the request has an {request.media[0].type}.")
+    if request.media and request.prompt_logps:
+        raise UsageError("A prompt with pictures has tokens without log-probs: ask for those of texts only.")
     known = model.adapters.names if model.adapters is not None else ()
     if request.adapter and request.adapter not in known:
         raise UsageError(f"There is no adapter {request.adapter!r}: {', '.join(known) or 'none is loaded'}.")
     bounds = {
-        "max_tokens": sampling.max_tokens >= 1,
+        "max_tokens": sampling.max_tokens >= (0 if request.prompt_logps else 1),
         "temperature": sampling.temperature >= 0,
         "top_p": 0 < sampling.top_p <= 1,
         "top_k": sampling.top_k >= 0,
         "n": sampling.n >= 1,
         "repetition_penalty": sampling.repetition_penalty > 0,
+        "top_logprobs": sampling.top_logprobs >= 0,
+        "min_p": 0 <= sampling.min_p <= 1,
+        "logit_bias": all(name.isdecimal() and int(name) < len(model.tokenizer) for name in sampling.logit_bias),
     }
     for name, holds in bounds.items():
         if not holds:
             raise UsageError(f"sampling.{name}: {getattr(sampling, name)} is out of bounds.")
     positions = model.max_length or 2**31
     room = positions - len(request.ids)
-    if room < 1:
+    if room < min(1, sampling.max_tokens):
         raise TkError(f"A prompt of {len(request.ids)} tokens fills the model's {positions} positions.")
     return min(sampling.max_tokens, room)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Protocol
 
@@ -19,6 +20,9 @@ from tk_transformers.forward import Forward
 from tk_transformers.prefixes import LEAST, Prefixes, common
 from tk_transformers.rows import Row
 from tk_transformers.slots import Reach, SlotCache
+
+TELLING = 512
+"""Prompt tokens that are read in one step where log-probs of all are wanted: each takes the memory of a vocabulary."""
 
 
 class Batch(Protocol):
@@ -122,7 +126,14 @@ class SlotBatch:
             placed.append((at, slice(0, count), row.positions[..., piece]))
         places, starts = [self.rows.index(row) for row in rows], np.array([row.read for row in rows])
         ends = torch.from_numpy(counts - 1).to(self._forward.device)
-        logits = self._run(places, ids, all_positions(ids.shape, placed), starts, media, ends)
+        positions = all_positions(ids.shape, placed)
+        if any(row.to_tell for row in rows):
+            every = self._run(places, ids, positions, starts, media, self._forward.logits)
+            for at, (row, count) in enumerate(pieces):
+                row.tell(every[at, :count])
+            logits = self._forward.next(every[torch.arange(len(rows), device=ends.device), ends])
+        else:
+            logits = self._run(places, ids, positions, starts, media, partial(self._forward, ends=ends))
         done = []
         for at, (row, count) in enumerate(pieces):
             row.read += int(count)
@@ -141,14 +152,16 @@ class SlotBatch:
     def _pieces(self) -> list[tuple[Row, int]]:
         """Rows with how much of their prompts to read now: a rectangle within the budget, or the first row's media."""
         found: list[tuple[Row, int]] = []
+        budget = self._budget
         for place in range(self._ready, len(self.rows)):
             row = self.rows[place]
             if not row.read and not self._begin(place):
                 continue
             left = len(row.prompt) - row.read
-            count = left if row.request.media else min(left, self._budget)
+            budget = min(budget, TELLING) if row.to_tell else budget
+            count = left if row.request.media else min(left, budget)
             longest = max([count, *(other for _, other in found)])
-            if found and (len(found) + 1) * longest > self._budget:
+            if found and (len(found) + 1) * longest > budget:
                 break
             found.append((row, count))
         return found
@@ -159,7 +172,7 @@ class SlotBatch:
         alike, least = self._alike(place)
         known = {at: min(count, self.rows[at].read) for at, count in alike.items()}
         donor = max(known, key=lambda at: known[at], default=-1)
-        kept, saved = (0, ()) if row.request.media else self._prefixes.longest(row.prompt[:-1], row.request.adapter)
+        kept, saved = (0, ()) if _alone(row) else self._prefixes.longest(row.prompt[:-1], row.request.adapter)
         best = max(known.get(donor, 0), kept)
         coming = max((count for at, count in alike.items() if at >= self._ready), default=0)
         if coming >= least and coming > best:
@@ -188,9 +201,9 @@ class SlotBatch:
         positions: np.ndarray,
         starts: np.ndarray,
         media: Mapping[str, Tensor] | None = None,
-        ends: Tensor | None = None,
+        forward: Callable[..., Tensor] | None = None,
     ) -> Tensor:
-        """Logits [n, V] after new tokens [n, T] of some rows, each of which begins at a column of its own."""
+        """What `forward` (the model, unless given) makes of new tokens [n, T] of some rows, each beginning at a column of its own."""
         device, length = self._forward.device, ids.shape[1]
         index = torch.tensor(places, device=device)
         joined = all(b == a + 1 for a, b in pairwise(places))  # then no copy is made
@@ -200,9 +213,8 @@ class SlotBatch:
         self._cache.reach = reach
         moved = (torch.from_numpy(each).to(device) for each in (ids, positions))
         mask = self._masks.of(lambda window: _seen(reach, length, window), self._forward.dtype)
-        return self._forward(
-            *moved, mask, self._cache, media, ends, [self.rows[place].request.adapter for place in places]
-        )
+        adapters = [self.rows[place].request.adapter for place in places]
+        return (forward or self._forward)(*moved, mask, self._cache, media, adapters=adapters)
 
 
 def _seen(reach: Reach, length: int, window: int | None) -> Tensor:
@@ -213,9 +225,14 @@ def _seen(reach: Reach, length: int, window: int | None) -> Tensor:
     return seen if window is None else seen & (every > own - window)
 
 
+def _alone(row: Row) -> bool:
+    """Whether a row has to read all of its prompt itself: pictures, or tokens whose log-probs are wanted."""
+    return bool(row.request.media) or row.to_tell
+
+
 def _alike(row: Row, other: Row) -> int:
     """Tokens of a row's prompt that another's begins with as well, but for the last, whose logits are wanted."""
-    if row.request.media or other.request.media or row.request.adapter != other.request.adapter:
+    if _alone(row) or other.request.media or row.request.adapter != other.request.adapter:
         return 0
     return common(row.prompt[:-1], other.prompt)
 
@@ -259,12 +276,23 @@ class WholeBatch:
         self._mask = moved[2]
         names = [row.request.adapter for row in unique]
         logits = self._forward(*moved, self._cache, media, adapters=names)
+        for row in unique:
+            self._tell(row)
         place = {id(row.request): at for at, row in enumerate(unique)}
         copies = [place[id(row.request)] for row in self.rows]
         self._select(copies)
         for row in self.rows:
             row.read = len(row.prompt)
         return logits[copies]
+
+    def _tell(self, row: Row) -> None:
+        """Log-probs of a prompt where they are wanted: read by itself, since the logits of all would take much memory."""
+        if not row.to_tell:
+            return
+        ids = torch.from_numpy(row.prompt)[None].to(self._forward.device)
+        positions = torch.from_numpy(row.positions)[..., None, :].to(self._forward.device)
+        cache, names = DynamicCache(config=self._forward.config), [row.request.adapter]
+        row.tell(self._forward.logits(ids, positions, torch.ones_like(ids), cache, adapters=names)[0])
 
     def _step(self) -> Tensor:
         """Read each row's last token."""

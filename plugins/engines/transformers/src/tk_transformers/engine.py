@@ -28,6 +28,7 @@ from tk_transformers.prefixes import Prefixes
 from tk_transformers.rows import Row
 from tk_transformers.sampling import choose
 from tk_transformers.slots import SlotCache
+from tk_transformers.told import Told
 
 STATISTIC_OF = {"score": "score", "none": "pooled"}
 """Kind of head -> the statistic of the scored model that is asked for."""
@@ -57,6 +58,7 @@ class TransformersEngine:
         seed = request.sampling.seed if request.sampling.seed is not None else self._seeds.getrandbits(48)
         prompt, key = np.asarray(request.ids, dtype=np.int64), next(self._keys)
         positions = positions_of(prompt, request.media, self._layout)
+        told = Told(prompt, request.sampling.top_logprobs) if request.prompt_logps else None
         self._waiting.extend(
             Row(
                 key,
@@ -68,6 +70,7 @@ class TransformersEngine:
                 limit,
                 torch.Generator().manual_seed(seed_of(seed, number)),
                 TextStream(self.model.tokenizer, texts),
+                told,
             )
             for number in range(request.sampling.n)
         )
@@ -174,10 +177,14 @@ class TransformersEngine:
         return self._probed[1]
 
     def _taken(self, rows: Sequence[Row], logits: Tensor) -> list[Delta]:
-        """The next token of every row."""
-        tokens, logps = choose(logits, rows)
+        """The next token of every row, but for those that are to be read only."""
+        asked = [at for at, row in enumerate(rows) if row.limit]
+        chosen = (
+            choose(logits[asked] if len(asked) < len(rows) else logits, [rows[at] for at in asked]) if asked else []
+        )
+        taken = dict(zip(asked, chosen, strict=True))
         return [
-            row.take(*taken, self.version) for row, taken in zip(rows, zip(tokens, logps, strict=True), strict=True)
+            row.take(taken[at], self.version) if at in taken else row.end(self.version) for at, row in enumerate(rows)
         ]
 
     def _settle(self, batch: Batch) -> None:

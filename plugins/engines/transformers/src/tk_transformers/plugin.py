@@ -13,5 +13,17 @@ def tk_engines() -> Iterable[EngineSpec]:
         target="tk_transformers.engine:TransformersEngine",
         config="tk_transformers.options:TransformersOptions",
         summary="Generates on the module in memory.",
-        supports=("streaming", "shared-module", "weight-update", "adapters", "sleep"),
+        supports=(
+            "streaming",
+            "shared-module",
+            "weight-update",
+            "adapters",
+            "sleep",
+            "penalties",
+            "min-p",
+            "logit-bias",
+            "top-logprobs",
+            "prompt-logprobs",
+            "model-logprobs",
+        ),
     )

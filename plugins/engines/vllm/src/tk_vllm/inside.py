@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -30,6 +31,7 @@ class Inside:
         self._engine = LLMEngine(config, Executor.get_class(config), log_stats=False)
         self._sleeps, self._asleep = config.model_config.enable_sleep_mode, False
         self._adapters = {}
+        self._tops = {}
         self._version = 0
         self.about = {"vllm": __version__, "dtype": str(config.model_config.dtype), "digest": self.digest()}
 
@@ -44,22 +46,34 @@ class Inside:
             temperature=sampling["temperature"],
             top_p=sampling["top_p"],
             top_k=sampling["top_k"],
+            min_p=sampling["min_p"],
             repetition_penalty=sampling["repetition_penalty"],
+            presence_penalty=sampling["presence_penalty"],
+            frequency_penalty=sampling["frequency_penalty"],
+            logit_bias={int(token): bias for token, bias in sampling["logit_bias"].items()} or None,
             seed=sampling["seed"] if sampling["temperature"] else None,
             stop_token_ids=stop_ids,
             ignore_eos=True,  # the ends are those that are named
-            logprobs=0 if sampling["logprobs"] else None,  # of the sampled token alone
+            logprobs=sampling["top_logprobs"] if sampling["logprobs"] else None,  # and of the sampled token
             detokenize=False,
             output_kind=RequestOutputKind.DELTA,
         )
         lora = self._adapter(*adapter) if adapter else None
         self._engine.add_request(request, {"prompt_token_ids": ids}, params, lora_request=lora)
+        self._tops[request] = sampling["top_logprobs"]
 
     def cancel(self, request):
         self._engine.abort_request([request])
+        self._tops.pop(request, None)
 
     def step(self):
-        return [event for output in self._engine.step() for event in _events(output)]
+        events = [
+            event for output in self._engine.step() for event in _events(output, self._tops.get(output.request_id, 0))
+        ]
+        for event in events:
+            if event["finish"]:
+                self._tops.pop(event["request"], None)
+        return events
 
     def update(self, folder, version):
         """Read the safetensors of a folder in the checkpoint's names; the digest of what is served from now on."""
@@ -125,14 +139,29 @@ class _Parser(FlexibleArgumentParser):
         raise ValueError("engine.args: vLLM's parser says: " + message)
 
 
-def _events(output):
+def _events(output, count):
+    """What is new of a request, with the `count` likeliest tokens in each place."""
     for part in output.outputs:
         finish = ENDS.get(part.finish_reason, part.finish_reason) or ""
         ids = list(part.token_ids)
         logps = [step[token].logprob for step, token in zip(part.logprobs or (), ids, strict=False)]
+        top = [_likeliest(step, count) for step in part.logprobs or ()] if count else []
         error = "vLLM could not answer." if finish == "error" else ""
         if ids or finish:
-            yield {"request": output.request_id, "ids": ids, "logps": logps, "finish": finish, "error": error}
+            yield {
+                "request": output.request_id,
+                "ids": ids,
+                "logps": logps,
+                "top": top,
+                "finish": finish,
+                "error": error,
+            }
+
+
+def _likeliest(step, count):
+    """The sampled token stands among them where it is no likely one; those that cannot be sampled are left out."""
+    found = sorted(((token, one.logprob) for token, one in step.items()), key=lambda pair: -pair[1])
+    return [pair for pair in found[:count] if pair[1] > -math.inf]
 
 
 def _digest(worker):

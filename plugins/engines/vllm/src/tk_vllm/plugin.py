@@ -13,6 +13,15 @@ def tk_engines() -> Iterable[EngineSpec]:
         target="tk_vllm.engine:VllmEngine",
         config="tk_vllm.options:VllmOptions",
         summary="Generates by vLLM, in an environment of its own or this one.",
-        supports=("streaming", "weight-update", "adapters", "sleep"),
+        supports=(
+            "streaming",
+            "weight-update",
+            "adapters",
+            "sleep",
+            "penalties",
+            "min-p",
+            "logit-bias",
+            "top-logprobs",
+        ),
         extra="tk-plugin-vllm[vllm]",
     )

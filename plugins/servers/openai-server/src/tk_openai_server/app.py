@@ -20,9 +20,16 @@ from tk_openai_server.generation import Counted, Generation, Shape, sampling_of
 from tk_openai_server.guard import Guard
 from tk_openai_server.metrics import Metrics
 from tk_openai_server.options import ServerOptions
-from tk_openai_server.schema import ChatRequest, CompletionRequest, EmbeddingRequest, TokenizeRequest
+from tk_openai_server.schema import (
+    ChatRequest,
+    CompletionRequest,
+    EmbeddingRequest,
+    LoadAdapterRequest,
+    TokenizeRequest,
+    UnloadAdapterRequest,
+)
 from tk_openai_server.served import Prompt, Served
-from tk_openai_server.shapes import ChatShape, TextShape
+from tk_openai_server.shapes import ChatShape, Echo, TextShape
 
 T = TypeVar("T")
 
@@ -38,12 +45,13 @@ def create_app(served: Served, options: ServerOptions) -> FastAPI:
     app = FastAPI(title="tk", version=__version__, lifespan=living)
     metrics = Metrics()
     routes = _Routes(served, metrics)
-    for method, path, endpoint in routes.table():
+    table = [*routes.table(), *(routes.of_adapters() if options.load_adapters else ())]
+    for method, path, endpoint in table:
         app.add_api_route(path, endpoint, methods=[method], response_model=None)
     app.add_exception_handler(Refused, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
-    paths = [path for _, path, _ in routes.table()]
+    paths = [path for _, path, _ in table]
     app.add_middleware(Guard, options=options, metrics=metrics, paths=paths)
     return app
 
@@ -63,13 +71,21 @@ class _Routes:
             ("GET", "/metrics", self.metrics),
         ]
 
+    def of_adapters(self) -> list[tuple[str, str, Any]]:
+        return [
+            ("POST", "/v1/load_lora_adapter", self.load_adapter),
+            ("POST", "/v1/unload_lora_adapter", self.unload_adapter),
+        ]
+
     async def chat(self, asked: ChatRequest, request: Request) -> Response:
         """An answer to a conversation."""
         self._named(asked.model)
         if asked.response_format and asked.response_format.get("type") != "text":
-            raise Refused(400, "response_format: only text is supported.", param="response_format")
-        if asked.top_logprobs:
-            raise Refused(400, "top_logprobs is not supported: 0.", param="top_logprobs")
+            said = "response_format: only text is supported: nothing here holds an answer to JSON or a schema while it is made."
+            raise Refused(400, said, param="response_format")
+        if asked.tool_choice not in (None, "none", "auto"):
+            said = "tool_choice: only none and auto are supported: nothing here makes a model call a tool."
+            raise Refused(400, said, param="tool_choice")
         sampling = sampling_of(asked, self._served)
         tools = [t.model_dump(exclude_none=True) for t in asked.tools or ()] if asked.tool_choice != "none" else []
         prompt = await self._served.chat([m.model_dump(exclude_unset=True) for m in asked.messages], tools)
@@ -84,16 +100,16 @@ class _Routes:
             raise Refused(400, "suffix is not supported.", param="suffix")
         if asked.best_of not in (None, asked.n or 1):
             raise Refused(400, "best_of is not supported.", param="best_of")
-        if asked.logprobs:
-            raise Refused(400, "logprobs: only those of the tokens themselves: 0.", param="logprobs")
         sampling = sampling_of(asked, self._served)
         prompts = [await self._served.prompt(each) for each in _each(asked.prompt)]
         echo = {}
         if asked.echo:
-            texts = [self._served.tokenizer.decode(list(p.encoding.ids), skip_special_tokens=True) for p in prompts]
-            echo = {i * sampling.n + k: text for i, text in enumerate(texts) for k in range(sampling.n)}
-        made = [self._served.request(asked.model, prompt, sampling, chat=False) for prompt in prompts]
-        return await self._answer(asked, request, TextShape(self._token, sampling.logprobs, echo), made, prompts)
+            told = [self._echo(prompt) for prompt in prompts]
+            echo = {i * sampling.n + k: each for i, each in enumerate(told) for k in range(sampling.n)}
+        reads = asked.echo and (sampling.logprobs or not sampling.max_tokens)
+        made = [self._served.request(asked.model, p, sampling, chat=False, prompt_logps=reads) for p in prompts]
+        shape = TextShape(self._token, sampling.logprobs, sampling.top_logprobs, echo)
+        return await self._answer(asked, request, shape, made, prompts)
 
     async def embeddings(self, asked: EmbeddingRequest, request: Request) -> Response:
         """The vectors of texts."""
@@ -127,6 +143,16 @@ class _Routes:
         parents = {served.name: None, **dict.fromkeys(served.adapters, served.name)}
         return {"object": "list", "data": [{"id": name, **told, "parent": parent} for name, parent in parents.items()]}
 
+    async def load_adapter(self, asked: LoadAdapterRequest) -> Response:
+        """A model more, from a folder of this machine."""
+        await self._served.load(asked.lora_name, asked.lora_path)
+        return PlainTextResponse(f"Success: LoRA adapter '{asked.lora_name}' added successfully.")
+
+    async def unload_adapter(self, asked: UnloadAdapterRequest) -> Response:
+        """A model less."""
+        await self._served.unload(asked.lora_name)
+        return PlainTextResponse(f"Success: LoRA adapter '{asked.lora_name}' removed successfully.")
+
     async def tokenize(self, asked: TokenizeRequest) -> dict[str, Any]:
         """The tokens of a text, or of a conversation as it would be answered."""
         self._named(asked.model)
@@ -153,6 +179,10 @@ class _Routes:
             raise Refused(
                 404, f"There is no model {model!r} here: {', '.join(names)}.", param="model", code="model_not_found"
             )
+
+    def _echo(self, prompt: Prompt) -> Echo:
+        ids = list(prompt.encoding.ids)
+        return Echo(self._served.tokenizer.decode(ids, skip_special_tokens=True), ids)
 
     def _token(self, token: int) -> str:
         return str(self._served.tokenizer.decode([token], skip_special_tokens=False))

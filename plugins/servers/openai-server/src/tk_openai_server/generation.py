@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import Any, Protocol
 
-from tk.contracts import Delta, Request, Sampling
+from tk.contracts import Delta, PromptLogps, Request, Sampling, Top
 from tk.errors import DataError, TkError, UsageError
 from tk_openai_server.errors import Refused
 from tk_openai_server.metrics import Metrics
@@ -20,24 +20,41 @@ from tk_openai_server.served import Served
 
 DONE = "data: [DONE]\n\n"
 
+SAMPLED = (
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "repetition_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+    "logit_bias",
+    "seed",
+    "n",
+)
+"""Fields that the protocol and the `sampling` section call alike."""
+
 
 def sampling_of(asked: ChatRequest | CompletionRequest, served: Served) -> Sampling:
     """The server's `sampling` with what the request says. Raises Refused for what cannot be done."""
-    for name in ("presence_penalty", "frequency_penalty"):
-        if getattr(asked, name):
-            raise Refused(400, f"{name} is not supported: use repetition_penalty.", param=name)
-    if asked.logit_bias:
-        raise Refused(400, "logit_bias is not supported.", param="logit_bias")
-    limit = getattr(asked, "max_completion_tokens", None) or asked.max_tokens
+    limit = getattr(asked, "max_completion_tokens", None)
+    limit = asked.max_tokens if limit is None else limit
+    if limit == 0 and not getattr(asked, "echo", False):
+        raise Refused(400, "max_tokens: 0 is for the log-probabilities of a prompt: with echo.", param="max_tokens")
     most = served.options.max_output
     if most is not None and limit is not None and limit > most:
         raise Refused(400, f"max_tokens is {limit}, and {most} is the limit.", param="max_tokens")
+    wanted = asked.logprobs is not None and asked.logprobs is not False
+    top = getattr(asked, "top_logprobs", None) if isinstance(asked.logprobs, bool | None) else asked.logprobs
+    if top and not wanted:
+        raise Refused(400, "top_logprobs: they come with logprobs: true.", param="top_logprobs")
     stop = (asked.stop,) if isinstance(asked.stop, str) else tuple(asked.stop or ()) or None
     given = {
-        "max_tokens": limit or (min(served.sampling.max_tokens, most) if most else None),
+        "max_tokens": (min(served.sampling.max_tokens, most) if most else None) if limit is None else limit,
         "stop": stop,
-        "logprobs": asked.logprobs is not None and asked.logprobs is not False,
-        **{n: getattr(asked, n) for n in ("temperature", "top_p", "top_k", "repetition_penalty", "seed", "n")},
+        "logprobs": wanted,
+        "top_logprobs": top or 0,
+        **{name: getattr(asked, name) for name in SAMPLED},
     }
     return replace(served.sampling, **{name: value for name, value in given.items() if value is not None})
 
@@ -65,12 +82,16 @@ class Choice:
     text: str = ""
     ids: list[int] = field(default_factory=list)
     logps: list[float] = field(default_factory=list)
+    top: list[Top] = field(default_factory=list)
+    prompt: PromptLogps | None = None
     finish_reason: str | None = None
 
     def add(self, delta: Delta) -> None:
         self.text += delta.text
         self.ids += delta.ids
         self.logps += delta.logps
+        self.top += delta.top
+        self.prompt = self.prompt or delta.prompt
         self.finish_reason = delta.finish_reason or None
 
 
@@ -112,11 +133,11 @@ class Generation:
         rest: dict[str, Any] = {"usage": None} if usage else {}
         begun: set[int] = set()
         async for choice, delta in self._deltas(choices):
+            choice.add(delta)
             if choice.index not in begun:
                 begun.add(choice.index)
                 if (opening := self.shape.opening(choice)) is not None:
                     yield _event(self._body([opening], kind) | rest)
-            choice.add(delta)
             if not (delta.text or delta.finish_reason or delta.logps):
                 continue
             if (piece := self.shape.piece(choice, delta)) is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Literal
 
 from tk.config.options import doc
 
@@ -19,9 +19,19 @@ class ServerOptions:
     )
     model_name: Annotated[str, doc("What clients call the model; its own or its run's name unless given.")] = ""
     vectors: Annotated[bool, doc("Offer the model's vectors of texts, not its answers.")] = False
+    load_adapters: Annotated[
+        bool, doc("Let clients load adapters from folders of this machine, and unload them (/v1/load_lora_adapter).")
+    ] = False
     max_body: Annotated[int, doc("Bytes of a request.", ge=1)] = 4_000_000
     max_prompt: Annotated[int | None, doc("Tokens of a prompt; the model's positions unless given.", ge=1)] = None
     max_output: Annotated[int | None, doc("Tokens of an answer that may be asked for.", ge=1)] = None
+    logprobs: Annotated[
+        Literal["model", "sampled"],
+        doc(
+            "Log-probabilities that are told: the model's own, as OpenAI and vLLM give them, or those of the distribution that "
+            "tokens are sampled from, after penalties, temperature, top_k and top_p."
+        ),
+    ] = "model"
     max_requests: Annotated[
         int, doc("Requests on their way at once, those that wait for the engine included.", ge=1)
     ] = 256

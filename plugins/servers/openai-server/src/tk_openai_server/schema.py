@@ -16,6 +16,7 @@ def _encodable(text: str) -> str:
 
 
 Text = Annotated[str, AfterValidator(_encodable)]
+TokenId = Annotated[str, Field(pattern=r"^[0-9]{1,10}$")]
 TokenIds = Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1)]
 
 
@@ -41,11 +42,12 @@ class _Generated(_Model):
     top_k: Annotated[int, Field(ge=0, lt=2**31)] | None = None
     repetition_penalty: Annotated[float, Field(gt=0, le=100)] | None = None
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
-    max_tokens: Annotated[int, Field(ge=1, lt=2**31)] | None = None
+    max_tokens: Annotated[int, Field(ge=0, lt=2**31)] | None = None
     user: Text | None = None
-    presence_penalty: float | None = None
-    frequency_penalty: float | None = None
-    logit_bias: dict[str, float] | None = None
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    logit_bias: Annotated[dict[TokenId, Annotated[float, Field(ge=-100, le=100)]], Field(max_length=1024)] | None = None
 
 
 class Function(_Model):
@@ -71,7 +73,7 @@ class ChatRequest(_Generated):
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
     max_completion_tokens: Annotated[int, Field(ge=1, lt=2**31)] | None = None
     tools: list[Tool] | None = None
-    tool_choice: Literal["none", "auto"] | None = None
+    tool_choice: Literal["none", "auto", "required"] | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
@@ -111,3 +113,12 @@ class TokenizeRequest(_Model):
     prompt: Text | None = None
     messages: list[ChatMessage] | None = None
     tools: list[Tool] | None = None
+
+
+class LoadAdapterRequest(_Model):
+    lora_name: Annotated[Text, Field(min_length=1, max_length=256)]
+    lora_path: Annotated[Text, Field(min_length=1, max_length=4096)]
+
+
+class UnloadAdapterRequest(_Model):
+    lora_name: Text

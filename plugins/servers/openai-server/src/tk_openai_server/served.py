@@ -10,11 +10,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from tk.capabilities import CAPABILITIES
 from tk.compose import Plan
-from tk.contracts import LM_HEAD, Encoding, Head, Request, Sampling
+from tk.contracts import LM_HEAD, Encoding, Engine, Head, Request, Sampling
 from tk.dispatch import Dispatcher
-from tk.errors import TkError
-from tk.inference import runtime
+from tk.errors import TkError, UsageError
+from tk.inference import adapter_folder, default_engine, runtime
 from tk.sample import Message, Sample
 from tk_openai_server.errors import Refused
 from tk_openai_server.options import ServerOptions
@@ -22,6 +23,9 @@ from tk_openai_server.options import ServerOptions
 T = TypeVar("T")
 REMOTE = ("data:", "http://", "https://")
 """How a medium of a client may be named: never as a file of this machine."""
+
+FIELDS = {"prompt_logps": "echo", "model_logps": "logprobs"}
+"""What the protocol calls fields of a request to the engine that it has other names for."""
 
 
 @dataclass(frozen=True)
@@ -40,17 +44,54 @@ class Served:
     def __init__(
         self, plan: Plan, run: Path | None, *, name: str, options: ServerOptions, head: Head = LM_HEAD
     ) -> None:
-        loaded = runtime(plan, run, head, adapters=True)
+        loaded = runtime(plan, run, head, adapters=True, more=options.load_adapters)
         self.name, self.options, self.sampling = name, options, plan.config.sampling
         self.created = int(time.time())
-        self.adapters = tuple(loaded.model.adapters.names) if loaded.model.adapters is not None else ()
+        self._version = 0
         self.head = loaded.model.head
         self.max_length: int | None = loaded.model.max_length
         self.tokenizer: Any = loaded.model.tokenizer
         self.dispatcher = Dispatcher(loaded.engine)
-        self._model, self._template = loaded.model, loaded.template
+        self._model, self._template, self._engine = loaded.model, loaded.template, default_engine(plan)
         self._messages = plan.registry.get("formats", "messages").build()
         self._encoders = ThreadPoolExecutor(1, "encode")  # tokenizers are not made for several threads
+
+    @property
+    def adapters(self) -> Sequence[str]:
+        """Names of those that are loaded."""
+        return self._model.adapters.names if self._model.adapters is not None else ()
+
+    async def load(self, name: str, folder: str) -> None:
+        """Load an adapter between two tokens of what is on its way. Raises Refused where it does not fit."""
+
+        def act(_: Engine) -> None:
+            assert self._model.adapters is not None
+            self._model.adapters.add(name, adapter_folder(Path(folder)))
+
+        if name in (self.name, *self.adapters):
+            raise Refused(400, f"There is a model {name!r} already.", param="lora_name")
+        await self._done(act)
+
+    async def unload(self, name: str) -> None:
+        """Let go of an adapter; requests on their way that name it end with an error."""
+
+        def act(engine: Engine) -> None:
+            assert self._model.adapters is not None
+            error = UsageError(f"The adapter {name!r} was unloaded while this was answered.")
+            self.dispatcher.end(lambda request: request.adapter == name, error)
+            self._model.adapters.remove(name)
+            self._version += 1
+            engine.update((), self._version)  # what was read with it counts no longer, should another take its name
+
+        if name not in self.adapters:
+            raise Refused(404, f"There is no adapter {name!r} here.", param="lora_name", code="model_not_found")
+        await self._done(act)
+
+    async def _done(self, act: Callable[[Engine], None]) -> None:
+        try:
+            await asyncio.wrap_future(self.dispatcher.call(act))
+        except (TkError, OSError) as error:
+            raise Refused(400, str(error)) from error
 
     async def chat(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()) -> Prompt:
         """A conversation as tokens. Raises Refused for one that the template does not take."""
@@ -68,11 +109,24 @@ class Served:
         """What an answer says, calls of tools included."""
         return self._template.read(ids)
 
-    def request(self, model: str, prompt: Prompt, sampling: Sampling, *, chat: bool) -> Request:
-        """What the engine is asked. A text goes on until the model ends it; an answer, until the turn ends."""
+    def request(
+        self, model: str, prompt: Prompt, sampling: Sampling, *, chat: bool, prompt_logps: bool = False
+    ) -> Request:
+        """What the engine is asked. A text goes on until the model ends it; an answer, until the turn ends.
+
+        Raises Refused for what the engine cannot do.
+        """
         stop_ids = self._template.stop_ids() if chat else ()
         adapter = "" if model == self.name else model
-        return Request(prompt.encoding.ids, sampling, stop_ids, prompt.encoding.media, adapter)
+        own = sampling.logprobs and sampling.reshapes and self.options.logprobs == "model"
+        request = Request(prompt.encoding.ids, sampling, stop_ids, prompt.encoding.media, adapter, prompt_logps, own)
+        for word, name in request.needs.items():
+            if word not in self._engine.component.spec.supports:
+                field, text = FIELDS.get(name, name), CAPABILITIES[word].text
+                raise Refused(
+                    400, f"{field}: the engine {self._engine.name} does not support {word!r}: {text}.", param=field
+                )
+        return request
 
     async def vectors(self, prompts: Sequence[Prompt]) -> list[tuple[float, ...]]:
         if self.head.kind != "none":

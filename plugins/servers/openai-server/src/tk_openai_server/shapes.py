@@ -6,11 +6,15 @@ import json
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any
 
-from tk.contracts import Delta
+from tk.contracts import Delta, Top
 from tk.sample import Message, ToolCall
 from tk_openai_server.generation import Choice
+
+LEAST = -9999.0
+"""What is written for the log-probability of a token that cannot be: JSON has no infinity."""
 
 Token = Callable[[int], str]
 """The text of a single token."""
@@ -31,7 +35,7 @@ class ChatShape:
 
     def whole(self, choice: Choice) -> dict[str, Any]:
         message = {"role": "assistant", **self._said(choice, choice.text), "refusal": None}
-        return self._choice(choice, {"message": message}, choice.ids, choice.logps)
+        return self._choice(choice, {"message": message}, choice)
 
     def opening(self, choice: Choice) -> dict[str, Any] | None:
         said = {"role": "assistant", "content": ""}
@@ -41,12 +45,11 @@ class ChatShape:
         if self.read is not None and not delta.finish_reason:
             return None
         if self.read is None:
-            said, ids, logps = {"content": delta.text} if delta.text else {}, delta.ids, delta.logps
-        else:
-            said, ids, logps = self._said(choice, choice.text), choice.ids, choice.logps
-            for index, call in enumerate(said.get("tool_calls", ())):
-                call["index"] = index
-        return self._choice(choice, {"delta": said}, ids, logps)
+            return self._choice(choice, {"delta": {"content": delta.text} if delta.text else {}}, delta)
+        said = self._said(choice, choice.text)
+        for index, call in enumerate(said.get("tool_calls", ())):
+            call["index"] = index
+        return self._choice(choice, {"delta": said}, choice)
 
     def _said(self, choice: Choice, text: str) -> dict[str, Any]:
         """Content, or calls of tools; the finish reason tells which."""
@@ -56,14 +59,19 @@ class ChatShape:
         choice.finish_reason = "tool_calls"
         return {"content": message.text or None, "tool_calls": [_call(call) for call in message.tool_calls]}
 
-    def _choice(self, choice: Choice, said: dict[str, Any], ids: Any, logps: Any) -> dict[str, Any]:
-        content = [self._logprob(i, logp) for i, logp in zip(ids, logps, strict=False)]
-        told = {"content": content, "refusal": None} if self.logprobs else None
-        return {"index": choice.index, **said, "logprobs": told, "finish_reason": choice.finish_reason}
+    def _choice(self, choice: Choice, said: dict[str, Any], told: Choice | Delta) -> dict[str, Any]:
+        """told: whose log-probabilities these are."""
+        logprobs = None
+        if self.logprobs:
+            top = told.top or [()] * len(told.ids)
+            each = zip(told.ids, told.logps, top, strict=False)
+            content = [{**self._logprob(i, p), "top_logprobs": [self._logprob(*t) for t in top]} for i, p, top in each]
+            logprobs = {"content": content, "refusal": None}
+        return {"index": choice.index, **said, "logprobs": logprobs, "finish_reason": choice.finish_reason}
 
     def _logprob(self, token: int, logp: float) -> dict[str, Any]:
         text = self.token(token)
-        return {"token": text, "logprob": logp, "bytes": list(text.encode()), "top_logprobs": []}
+        return {"token": text, "logprob": max(logp, LEAST), "bytes": list(text.encode())}
 
 
 def _call(call: ToolCall) -> dict[str, Any]:
@@ -71,37 +79,80 @@ def _call(call: ToolCall) -> dict[str, Any]:
     return {"id": f"call_{uuid.uuid4().hex[:24]}", "type": "function", "function": said}
 
 
+@dataclass(frozen=True)
+class Echo:
+    """A prompt that is to come before its answer. ids: its tokens, where log-probabilities are told."""
+
+    text: str = ""
+    ids: Sequence[int] = ()
+
+
 @dataclass
 class TextShape:
-    """text_completion: text, or pieces of it. echo: the prompt of each choice, where it is to come before the answer."""
+    """text_completion: text, or pieces of it. echo: of each choice, where it was asked for. top: how many of the likeliest."""
 
     token: Token
     logprobs: bool
-    echo: dict[int, str] = field(default_factory=dict)
+    top: int = 0
+    echo: dict[int, Echo] = field(default_factory=dict)
     kind: str = "text_completion"
     prefix: str = "cmpl"
     _written: dict[int, int] = field(default_factory=dict)
 
     def whole(self, choice: Choice) -> dict[str, Any]:
-        prompt = self.echo.get(choice.index, "")
-        return self._choice(choice, prompt + choice.text, choice.ids, choice.logps, len(prompt))
+        echo = self._echo(choice)
+        told = _joined(self._prompt(choice), self._told(choice, len(echo.text))) if self.logprobs else None
+        return self._choice(choice, echo.text + choice.text, told)
 
     def opening(self, choice: Choice) -> dict[str, Any] | None:
-        prompt = self.echo.get(choice.index, "")
-        self._written[choice.index] = len(prompt)
-        return {"index": choice.index, "text": prompt, "logprobs": None, "finish_reason": None} if prompt else None
+        echo = self._echo(choice)
+        self._written[choice.index] = len(echo.text)
+        if not echo.text:
+            return None
+        told = self._prompt(choice) if self.logprobs else None
+        return {**self._choice(choice, echo.text, told), "finish_reason": None}
 
     def piece(self, choice: Choice, delta: Delta) -> dict[str, Any] | None:
-        return self._choice(choice, delta.text, delta.ids, delta.logps, self._written[choice.index])
+        told = self._told(delta, self._written[choice.index]) if self.logprobs else None
+        self._written[choice.index] += sum(map(len, told["tokens"])) if told else 0
+        return self._choice(choice, delta.text, told)
 
-    def _choice(self, choice: Choice, text: str, ids: Any, logps: Any, start: int) -> dict[str, Any]:
-        told = None
-        if self.logprobs:
-            tokens = [self.token(i) for i, _ in zip(ids, logps, strict=False)]
-            offsets = []
-            for token in tokens:
-                offsets.append(start)
-                start += len(token)
-            self._written[choice.index] = start
-            told = {"tokens": tokens, "token_logprobs": list(logps), "top_logprobs": None, "text_offset": offsets}
+    def _echo(self, choice: Choice) -> Echo:
+        return self.echo.get(choice.index, Echo())
+
+    def _choice(self, choice: Choice, text: str, told: dict[str, Any] | None) -> dict[str, Any]:
         return {"index": choice.index, "text": text, "logprobs": told, "finish_reason": choice.finish_reason}
+
+    def _told(self, said: Choice | Delta, start: int) -> dict[str, Any]:
+        return self._logprobs(said.ids, said.logps, said.top, start)
+
+    def _prompt(self, choice: Choice) -> dict[str, Any]:
+        """Of the prompt's tokens; nothing stands before the first."""
+        ids, prompt = self._echo(choice).ids, choice.prompt
+        if prompt is None:
+            return self._logprobs((), (), (), 0)
+        return self._logprobs(ids, (None, *prompt.logps), (None, *prompt.top) if prompt.top else (), 0)
+
+    def _logprobs(self, ids: Any, logps: Any, top: Any, start: int) -> dict[str, Any]:
+        tokens = [self.token(i) for i, _ in zip(ids, logps, strict=False)]
+        likeliest = None
+        if self.top:
+            each = zip(tokens, logps, top or [()] * len(tokens), strict=True)
+            likeliest = [None if p is None else self._likeliest(token, p, found) for token, p, found in each]
+        return {
+            "tokens": tokens,
+            "token_logprobs": [None if p is None else max(p, LEAST) for p in logps],
+            "top_logprobs": likeliest,
+            "text_offset": list(accumulate(map(len, tokens), initial=start))[:-1],
+        }
+
+    def _likeliest(self, token: str, logp: float, found: Top) -> dict[str, float]:
+        """The likeliest by their texts, and the token itself; of several that read alike, the likeliest."""
+        told: dict[str, float] = {}
+        for text, value in [*((self.token(i), value) for i, value in found), (token, max(logp, LEAST))]:
+            told.setdefault(text, value)
+        return told
+
+
+def _joined(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
+    return {name: None if b[name] is None else a[name] + b[name] for name in b}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftConfig, PeftModel
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from safetensors import SafetensorError
 
 from tk.contracts import LoadedModel
@@ -34,25 +34,41 @@ class LoraAdapters:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                if isinstance(self._model.module, PeftModel):
-                    self._model.module.load_adapter(str(folder), adapter_name=name)
-                else:
-                    self._model.module = PeftModel.from_pretrained(self._model.module, str(folder), adapter_name=name)
+                if not isinstance(self._model.module, PeftModel):
+                    config = PeftConfig.from_pretrained(str(folder))
+                    self._model.module = get_peft_model(self._model.module, config, adapter_name=name)
+                self._model.module.load_adapter(str(folder), adapter_name=name)
         except (RuntimeError, ValueError, OSError, SafetensorError) as error:
-            self._remove(name)
+            self._drop(name)
             raise TkError(f"{folder}: the adapter does not fit the model: {error}") from error
         self._model.module.eval()
         if not self._changes(name):
-            self._remove(name)
+            self._drop(name)
             raise TkError(f"{folder}: the adapter changes nothing of what the model computes.")
         self.names = (*self.names, name)
 
+    def remove(self, name: str) -> None:
+        """Raises UsageError where there is none of that name."""
+        if name not in self.names:
+            raise UsageError(f"There is no adapter {name!r}: {', '.join(self.names) or 'none is loaded'}.")
+        self.names = tuple(other for other in self.names if other != name)
+        self._drop(name)
+
     def chosen(self, names: Sequence[str]) -> Mapping[str, Any]:
+        if not isinstance(self._model.module, PeftModel):
+            return {}
         return {"adapter_names": [name or self._own for name in names]}
 
-    def _remove(self, name: str) -> None:
+    def _drop(self, name: str) -> None:
+        """Take an adapter out of the module; with the last one the module is the plain model again."""
         module = self._model.module
-        if isinstance(module, PeftModel) and name in module.peft_config:
+        if not isinstance(module, PeftModel) or name not in module.peft_config:
+            return
+        if len(module.peft_config) == 1:
+            self._model.module = module.unload()
+            return
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # which one is active says nothing here: every row names its own
             module.delete_adapter(name)
 
     def _changes(self, name: str) -> bool:
