@@ -152,6 +152,11 @@ class AdapterFolders:
             raise TkError(f"{folder} holds no adapter: there is no adapter_config.json.")
         self.folders[name] = folder.resolve()
 
+    def remove(self, name: str) -> None:
+        if name not in self.folders:
+            raise UsageError(f"There is no adapter {name!r}: {', '.join(self.folders) or 'none is loaded'}.")
+        del self.folders[name]
+
     def chosen(self, names: Sequence[str]) -> Mapping[str, Any]:
         raise TkError("These adapters belong to an engine elsewhere: no module here computes with them.")
 
@@ -162,7 +167,7 @@ class Base:
     def score(self, requests: Sequence[Request]) -> list[tuple[float, ...]]:
         raise UsageError("This engine generates only: it gives no scores and no vectors.")
 
-    def update(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
+    def update(self, weights: Iterable[tuple[str, Tensor]], version: int) -> str:
         raise UsageError("This engine's weights cannot be replaced.")
 
     def sleep(self) -> None:

@@ -18,6 +18,7 @@ from tk.compose import Plan
 from tk.config.files import listed
 from tk.contracts import (
     LM_HEAD,
+    Adapters,
     Completion,
     Engine,
     Head,
@@ -34,7 +35,7 @@ from tk.errors import DataError, TkError, UsageError
 from tk.files import cache_root
 from tk.rows import Reading, open_source
 from tk.sample import Message, Part, Sample
-from tk.scoring import Scoring, scorers
+from tk.scoring import Scoring, judges, scorers
 
 BATCH = 64
 """Rows that are given to the engine at once."""
@@ -145,10 +146,15 @@ def runtime(
     if plan.config.model.adapters or more:
         _add_adapters(plan, model, tuner, own)
     template = plan.one("template").build(tokenizer=model.tokenizer, media=model.media)
-    built: Engine = engine.build(model=model, folder=run / "engine" if run else cache_root() / "engines")
+    built: Engine = engine.build(model=model, folder=engine_folder(run))
     if own and tuner is not None:
         _give(plan, model, tuner, built)
     return Runtime(model, template, built)
+
+
+def engine_folder(run: Path | None) -> Path:
+    """Where engines keep their logs, and weights on their way."""
+    return run / "engine" if run else cache_root() / "engines"
 
 
 def _give(plan: Plan, model: LoadedModel, tuner: Tuner, engine: Engine) -> None:
@@ -176,9 +182,10 @@ def _add_adapters(plan: Plan, model: LoadedModel, tuner: Tuner | None, own: bool
     for part in (chosen, plan.one("engine")):
         if "adapters" not in part.component.spec.supports:
             raise UsageError(f"model.adapters: {part.name} cannot have several adapters at hand.")
-    model.adapters = engines.AdapterFolders() if own else (tuner or chosen.build()).adapters(model)
+    adapters: Adapters = engines.AdapterFolders() if own else (tuner or chosen.build()).adapters(model)
+    model.adapters = adapters
     for name, folder in plan.config.model.adapters.items():
-        model.adapters.add(name, adapter_folder(Path(folder)))
+        adapters.add(name, adapter_folder(Path(folder)))
 
 
 def adapter_folder(folder: Path) -> Path:
@@ -293,8 +300,10 @@ class Answers:
     def __iter__(self) -> Iterator[Answer]:
         for _ in self._prompts():
             pass
-        scoring = Scoring(scorers(self._plan), {name for reading in self._readings for name in reading.columns})
+        rewards, columns = scorers(self._plan), {name for reading in self._readings for name in reading.columns}
+        folder = engine_folder(self._run)
         loaded = runtime(self._plan, self._run)
+        scoring = Scoring(rewards, columns, judges(self._plan, folder) if rewards else None)
         asked, told = tee(islice(self._prompts(), self._begin, None))
         with closing(loaded.engine), closing(scoring):
             answered = zip(told, engines.generate_each(loaded.engine, self._requests(loaded, asked)), strict=True)

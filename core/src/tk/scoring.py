@@ -18,6 +18,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from tk.contracts import Completion, Moment, Reward, Scored
+from tk.dispatch import Dispatcher
 from tk.errors import StuckError, TkError
 from tk.limits import TooLong, limited
 from tk.sample import Message, Sample
@@ -77,15 +78,35 @@ def scorers(plan: Plan) -> dict[str, Scorer]:
     return found
 
 
+def judges(plan: Plan, folder: Path) -> dict[str, Dispatcher]:
+    """The config's further engines, ready to be asked. folder: where they may keep files."""
+    found: dict[str, Dispatcher] = {}
+    try:
+        for name, chosen in plan.many("engines").items():
+            found[name] = Dispatcher(chosen.build(model=None, folder=folder))
+    except TkError as error:
+        for built in found.values():
+            built.close()
+        raise type(error)(f"engines.{name}: {error}") from error
+    return found
+
+
 class Scoring:
     """The rewards of a run, asked about one batch of completions after another.
 
     columns: what rows of the run have; a batch has all of them, with None for rows without. heard: what rewards told.
+    engines: what judges may ask, by name; they are closed with the scoring.
     Async rewards share one event loop, so that locks and connections that they keep live on from batch to batch.
     """
 
-    def __init__(self, rewards: Mapping[str, Scorer], columns: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        rewards: Mapping[str, Scorer],
+        columns: Iterable[str] = (),
+        engines: Mapping[str, Dispatcher] | None = None,
+    ) -> None:
         self.rewards, self.heard = dict(rewards), Heard()
+        self._engines = dict(engines or {})
         self._columns = set(columns)
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -108,6 +129,9 @@ class Scoring:
 
     def close(self) -> None:
         """End what async rewards have left running. What is stuck in a thread is left behind."""
+        engines, self._engines = self._engines, {}
+        for engine in engines.values():
+            engine.close()
         loop, self._loop = self._loop, None
         if loop is None or loop.is_running():
             return
@@ -125,6 +149,7 @@ class Scoring:
             columns={name: [sample.columns.get(name) for sample, _ in flat] for name in columns},
             plain=[sample.plain for sample, _ in flat],
             origins=[sample.origin for sample, _ in flat],
+            engines=self._engines,
             moment=moment,
         )
 

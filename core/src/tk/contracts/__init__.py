@@ -16,6 +16,7 @@ from tk.config.sections import Sampling
 from tk.contracts.data import Batch, Dataset, Encoding, Example, Format, Layout, Limit, Row, RowSet, Template
 from tk.contracts.dialects import Dialect
 from tk.contracts.generation import (
+    Asked,
     Completion,
     Delta,
     Engine,
@@ -76,6 +77,7 @@ from tk.contracts.serving import Server, Serving
 __all__ = [
     "LM_HEAD",
     "Adapters",
+    "Asked",
     "Batch",
     "Callback",
     "Checkpoint",

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 class Request:
     """A prompt as token ids (templates tokenise, engines never do), and how to sample.
 
+    messages: instead of ids, for an engine with a template of its own (`messages`): an endpoint that judges.
+
     adapter: one of `LoadedModel.adapters`, or what an engine of its own knows by that name; "": the model's own (`adapters`).
     prompt_logps: whether log-probs of the prompt's own tokens are wanted (`prompt-logprobs`); then `sampling.max_tokens` may be
         0, and nothing is generated.
@@ -26,18 +28,19 @@ class Request:
         (`model-logprobs`), instead of those of the sampled distribution.
     """
 
-    ids: Sequence[int]
+    ids: Sequence[int] = ()
     sampling: Sampling = field(default_factory=Sampling)
     stop_ids: tuple[int, ...] = ()
     media: Sequence[Medium] = ()
     adapter: str = ""
     prompt_logps: bool = False
     model_logps: bool = False
+    messages: Sequence[Message] = ()
 
     @property
     def needs(self) -> Mapping[str, str]:
         """What is asked for that not every engine can: capability -> the field that asks for it."""
-        own = {"prompt-logprobs": "prompt_logps", "model-logprobs": "model_logps"}
+        own = {"prompt-logprobs": "prompt_logps", "model-logprobs": "model_logps", "messages": "messages"}
         return {**{word: name for word, name in own.items() if getattr(self, name)}, **self.sampling.needs}
 
 
@@ -104,6 +107,7 @@ class Delta:
 class Engine(Protocol):
     """What generates. Built as `target([options], model=LoadedModel, folder=Path)`; `tk.engines` drives it.
 
+    model: the run's own; None for a further engine of the config's section `engines`, which is not about that.
     folder: where it may keep files of its own (logs, weights on their way); made when it is needed.
 
     Requests are added at any time, also while others are on their way, and cancelled; each step gives what is new of all of them.
@@ -131,8 +135,11 @@ class Engine(Protocol):
         """
         ...
 
-    def update(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
-        """Answer with other weights from now on: with these, or, none given, with those of the shared module as it is now."""
+    def update(self, weights: Iterable[tuple[str, Tensor]], version: int) -> str:
+        """Answer with other weights from now on: with these, or, none given, with those of the shared module as it is now.
+
+        What it then serves as a digest, which is equal for equal weights; "" where it cannot tell, or serves the module.
+        """
         ...
 
     def sleep(self) -> None:
@@ -140,6 +147,14 @@ class Engine(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+class Asked(Protocol):
+    """An engine that many may ask at once, from event loops (tk.dispatch)."""
+
+    async def generate(self, requests: Sequence[Request]) -> list[list[Completion]]:
+        """`sampling.n` completions of each request, in order. Raises TkError for one that fails; the others are cancelled."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -161,7 +176,7 @@ class Scored:
 
     prompts: the conversation before the completion. completions: the assistant's message.
     completion_ids, finish_reasons: as the engine gave them. columns: the row's other columns by name.
-    engines: the run's named engines, for judges.
+    engines: the config's further engines by name, for judges.
     plain: whether the row gave its prompt as text, not as messages. origins: "file:line" of the row.
     moment: of the run. log: a figure of this batch, for the run's log. note: a column with a value a completion, for the
         run's record.
@@ -172,7 +187,7 @@ class Scored:
     completion_ids: Sequence[Sequence[int]] = ()
     finish_reasons: Sequence[str] = ()
     columns: Mapping[str, Sequence[Any]] = field(default_factory=dict)
-    engines: Mapping[str, Engine] = field(default_factory=dict)
+    engines: Mapping[str, Asked] = field(default_factory=dict)
     plain: Sequence[bool] = ()
     origins: Sequence[str] = ()
     moment: Moment = field(default_factory=Moment)

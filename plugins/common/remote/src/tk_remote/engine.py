@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 from collections.abc import Callable, Iterable
@@ -86,16 +87,17 @@ class Remote(Base):
             if self._link is not None:
                 self._link.cancel(name)
 
-    def update(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
+    def update(self, weights: Iterable[tuple[str, Tensor]], version: int) -> str:
         """Write the tensors as safetensors, and have the engine read them. What it serves then is told as a digest.
 
         They are kept until the next ones, for an engine that has to begin anew.
         """
-        folder = written(weights, self._folder / f"weights-{version}")
+        folder = written(weights, self._folder / f"weights-{os.getpid()}-{version}")
         self.digest = self._linked().call("update", folder=str(folder), version=version)
         if self._weights is not None and self._weights != folder:
             shutil.rmtree(self._weights, ignore_errors=True)
         self._weights, self.version = folder, version
+        return self.digest
 
     def sleep(self) -> None:
         if self._link is not None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from tk.errors import TkError
 from tk.files import explained
 
 SHARD = 2**31
@@ -36,6 +38,18 @@ def written(weights: Iterable[tuple[str, Tensor]], folder: Path) -> Path:
             index[_saved(part, folder, len(index))] = list(part)
         (folder / INDEX).write_text(json.dumps(index), encoding="utf-8")
     return folder
+
+
+def read(folder: Path) -> Iterator[tuple[str, Tensor]]:
+    """What `written` wrote. Raises TkError where it is not whole."""
+    try:
+        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        for file, names in index.items():
+            with safe_open(folder / file, "pt") as opened:
+                for name in names:
+                    yield name, opened.get_tensor(name)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise TkError(f"{folder}: there are no whole weights: {error}") from error
 
 
 def _saved(part: dict[str, Tensor], folder: Path, number: int) -> str:

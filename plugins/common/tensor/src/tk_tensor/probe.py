@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -61,3 +62,12 @@ def tolerance(module: nn.Module) -> float:
     weights = [p for p in module.parameters() if p.is_floating_point()]
     single = all(p.dtype in (torch.float32, torch.float64) for p in weights)
     return 1e-4 if single and not torch.is_autocast_enabled(weights[0].device.type) else 3e-2
+
+
+def digest(module: nn.Module) -> str:
+    """SHA-256 of a module's parameters, by their names, one after the other."""
+    total = hashlib.sha256()
+    for name, parameter in sorted(module.named_parameters()):
+        total.update(name.encode())
+        total.update(parameter.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()

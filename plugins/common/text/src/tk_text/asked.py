@@ -11,6 +11,8 @@ from tk.errors import TkError, UsageError
 def checked(request: Request, model: LoadedModel) -> int:
     """Tokens that an answer to a request may have. Raises TkError for one that cannot be served."""
     sampling = request.sampling
+    if request.messages:
+        raise UsageError("This engine takes a prompt's tokens, not messages: a template makes them.")
     if not len(request.ids):
         raise TkError("A prompt is empty: there is nothing to go on from.")
     if request.media and model.media is None:

@@ -17,6 +17,7 @@ from tk.errors import TkError, UsageError
 from tk_tensor.branches import masks_for
 from tk_tensor.collate import collate_tokens
 from tk_tensor.packing import probe_shared_prefix
+from tk_tensor.probe import digest
 from tk_tensor.scored import build_scored
 from tk_tensor.tokens import Tokens, positions_of
 from tk_text.asked import checked, seed_of, stops
@@ -119,19 +120,22 @@ class TransformersEngine:
             found |= {i: tuple(row) for i, row in zip(places, values.tolist(), strict=True)}
         return [found[i] for i in range(len(requests))]
 
-    def update(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
+    def update(self, weights: Iterable[tuple[str, Tensor]], version: int) -> str:
         """Put tensors into the module by name. Raises TkError for a name or shape that it does not have."""
         module = self.model.module
         own = {**dict(module.named_parameters(remove_duplicate=False)), **dict(module.named_buffers())}
         self._prefixes.clear()
+        given = False
         with torch.no_grad():
             for name, tensor in weights:
+                given = True
                 if name not in own:
                     raise TkError(f"The engine's model has no weight named {name!r}.")
                 if own[name].shape != tensor.shape:
                     raise TkError(f"{name}: the engine's shape is {tuple(own[name].shape)}, not {tuple(tensor.shape)}.")
                 own[name].copy_(tensor)
         self.version = version
+        return digest(module) if given else ""
 
     def sleep(self) -> None:
         """Forget the beginnings that were read; the keys and values of requests go with the last of them anyway."""

@@ -27,6 +27,7 @@ from tk_openai_server.schema import (
     LoadAdapterRequest,
     TokenizeRequest,
     UnloadAdapterRequest,
+    WeightsRequest,
 )
 from tk_openai_server.served import Prompt, Served
 from tk_openai_server.shapes import ChatShape, Echo, TextShape
@@ -46,6 +47,7 @@ def create_app(served: Served, options: ServerOptions) -> FastAPI:
     metrics = Metrics()
     routes = _Routes(served, metrics)
     table = [*routes.table(), *(routes.of_adapters() if options.load_adapters else ())]
+    table += routes.of_weights() if options.weight_updates else []
     for method, path, endpoint in table:
         app.add_api_route(path, endpoint, methods=[method], response_model=None)
     app.add_exception_handler(Refused, _refused)
@@ -77,6 +79,9 @@ class _Routes:
             ("POST", "/v1/unload_lora_adapter", self.unload_adapter),
         ]
 
+    def of_weights(self) -> list[tuple[str, str, Any]]:
+        return [("POST", "/v1/update_weights", self.update_weights)]
+
     async def chat(self, asked: ChatRequest, request: Request) -> Response:
         """An answer to a conversation."""
         self._named(asked.model)
@@ -89,7 +94,7 @@ class _Routes:
         sampling = sampling_of(asked, self._served)
         tools = [t.model_dump(exclude_none=True) for t in asked.tools or ()] if asked.tool_choice != "none" else []
         prompt = await self._served.chat([m.model_dump(exclude_unset=True) for m in asked.messages], tools)
-        made = [self._served.request(asked.model, prompt, sampling, chat=True)]
+        made = [self._served.request(asked.model, prompt, sampling, chat=True, stop_ids=asked.stop_token_ids)]
         shape = ChatShape(self._token, sampling.logprobs, self._served.read if tools else None)
         return await self._answer(asked, request, shape, made, [prompt])
 
@@ -107,7 +112,8 @@ class _Routes:
             told = [self._echo(prompt) for prompt in prompts]
             echo = {i * sampling.n + k: each for i, each in enumerate(told) for k in range(sampling.n)}
         reads = asked.echo and (sampling.logprobs or not sampling.max_tokens)
-        made = [self._served.request(asked.model, p, sampling, chat=False, prompt_logps=reads) for p in prompts]
+        told: dict[str, Any] = {"stop_ids": asked.stop_token_ids, "logprobs_of": asked.logprobs_of}
+        made = [self._served.request(asked.model, p, sampling, chat=False, prompt_logps=reads, **told) for p in prompts]
         shape = TextShape(self._token, sampling.logprobs, sampling.top_logprobs, echo)
         return await self._answer(asked, request, shape, made, prompts)
 
@@ -152,6 +158,10 @@ class _Routes:
         """A model less."""
         await self._served.unload(asked.lora_name)
         return PlainTextResponse(f"Success: LoRA adapter '{asked.lora_name}' removed successfully.")
+
+    async def update_weights(self, asked: WeightsRequest) -> dict[str, Any]:
+        """Other weights in the model from now on; what is served then, as a digest."""
+        return {"version": asked.version, "digest": await self._served.update(asked.folder, asked.version)}
 
     async def tokenize(self, asked: TokenizeRequest) -> dict[str, Any]:
         """The tokens of a text, or of a conversation as it would be answered."""
@@ -199,7 +209,9 @@ class _Routes:
             raise Refused(400, f"{self._served.name} generates no text.", param="model")
         used = Counted(sum(map(len, prompts)))
         self._metrics.prompts.inc(used.prompt)
-        generation = Generation(self._served, asked.model, self._metrics, shape, made, used)
+        generation = Generation(
+            self._served, asked.model, self._metrics, shape, made, used, getattr(asked, "return_token_ids", False)
+        )
         if not asked.stream:
             body = await _unless_gone(request, generation.whole())
             return JSONResponse(body) if body is not None else Response(status_code=499)

@@ -116,6 +116,8 @@ class Generation:
     shape: Shape
     requests: Sequence[Request]
     used: Counted
+    ids: bool = False
+    """Whether tokens are told by their ids as well."""
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     created: int = field(default_factory=lambda: int(time.time()))
 
@@ -124,7 +126,8 @@ class Generation:
         choices = [Choice(i) for i in range(sum(r.sampling.n for r in self.requests))]
         async for choice, delta in self._deltas(choices):
             choice.add(delta)
-        return self._body([self.shape.whole(c) for c in choices], self.shape.kind) | {"usage": self.used.body()}
+        written = [self._with_ids(self.shape.whole(c), c.ids) for c in choices]
+        return self._body(written, self.shape.kind) | {"usage": self.used.body()}
 
     async def events(self, usage: bool) -> AsyncIterator[str]:
         """Server-sent events, as the pieces come; an error in the midst is an event as well."""
@@ -138,10 +141,10 @@ class Generation:
                 begun.add(choice.index)
                 if (opening := self.shape.opening(choice)) is not None:
                     yield _event(self._body([opening], kind) | rest)
-            if not (delta.text or delta.finish_reason or delta.logps):
+            if not (delta.text or delta.finish_reason or delta.logps or (self.ids and delta.ids)):
                 continue
             if (piece := self.shape.piece(choice, delta)) is not None:
-                yield _event(self._body([piece], kind) | rest)
+                yield _event(self._body([self._with_ids(piece, delta.ids)], kind) | rest)
         if usage:
             yield _event(self._body([], kind) | {"usage": self.used.body()})
         yield DONE
@@ -168,6 +171,9 @@ class Generation:
             raise Refused(400, str(error)) from error
         except TkError as error:
             raise Refused(503, str(error), retry_after=1) from error
+
+    def _with_ids(self, choice: dict[str, Any], ids: Sequence[int]) -> dict[str, Any]:
+        return {**choice, "token_ids": list(ids)} if self.ids else choice
 
     def _body(self, choices: list[dict[str, Any]], kind: str) -> dict[str, Any]:
         return {

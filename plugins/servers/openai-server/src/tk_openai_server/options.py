@@ -22,6 +22,9 @@ class ServerOptions:
     load_adapters: Annotated[
         bool, doc("Let clients load adapters from folders of this machine, and unload them (/v1/load_lora_adapter).")
     ] = False
+    weight_updates: Annotated[
+        bool, doc("Let clients put other weights in the model, from folders of this machine (/v1/update_weights).")
+    ] = False
     max_body: Annotated[int, doc("Bytes of a request.", ge=1)] = 4_000_000
     max_prompt: Annotated[int | None, doc("Tokens of a prompt; the model's positions unless given.", ge=1)] = None
     max_output: Annotated[int | None, doc("Tokens of an answer that may be asked for.", ge=1)] = None

@@ -42,6 +42,7 @@ class _Generated(_Model):
     top_k: Annotated[int, Field(ge=0, lt=2**31)] | None = None
     repetition_penalty: Annotated[float, Field(gt=0, le=100)] | None = None
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+    stop_token_ids: Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(max_length=64)] | None = None
     max_tokens: Annotated[int, Field(ge=0, lt=2**31)] | None = None
     user: Text | None = None
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
@@ -90,6 +91,8 @@ class CompletionRequest(_Generated):
         | Annotated[list[TokenIds], Field(min_length=1, max_length=2048)]
     )
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    logprobs_of: Literal["model", "sampled"] | None = None
+    return_token_ids: bool = False
     echo: bool = False
     suffix: Text | None = None
     best_of: int | None = None
@@ -106,6 +109,11 @@ class EmbeddingRequest(_Model):
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: int | None = None
     user: Text | None = None
+
+
+class WeightsRequest(_Model):
+    folder: Text
+    version: Annotated[int, Field(ge=0, lt=2**63)]
 
 
 class TokenizeRequest(_Model):

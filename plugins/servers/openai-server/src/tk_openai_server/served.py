@@ -15,10 +15,11 @@ from tk.compose import Plan
 from tk.contracts import LM_HEAD, Encoding, Engine, Head, Request, Sampling
 from tk.dispatch import Dispatcher
 from tk.errors import TkError, UsageError
-from tk.inference import adapter_folder, default_engine, runtime
+from tk.inference import adapter_folder, runtime
 from tk.sample import Message, Sample
 from tk_openai_server.errors import Refused
 from tk_openai_server.options import ServerOptions
+from tk_remote.weights import read
 
 T = TypeVar("T")
 REMOTE = ("data:", "http://", "https://")
@@ -52,7 +53,7 @@ class Served:
         self.max_length: int | None = loaded.model.max_length
         self.tokenizer: Any = loaded.model.tokenizer
         self.dispatcher = Dispatcher(loaded.engine)
-        self._model, self._template, self._engine = loaded.model, loaded.template, default_engine(plan)
+        self._model, self._template, self._engine = loaded.model, loaded.template, plan.one("engine")
         self._messages = plan.registry.get("formats", "messages").build()
         self._encoders = ThreadPoolExecutor(1, "encode")  # tokenizers are not made for several threads
 
@@ -87,9 +88,13 @@ class Served:
             raise Refused(404, f"There is no adapter {name!r} here.", param="lora_name", code="model_not_found")
         await self._done(act)
 
-    async def _done(self, act: Callable[[Engine], None]) -> None:
+    async def update(self, folder: str, version: int) -> str:
+        """Put the tensors of a folder into the model between two tokens; the digest of what is served then."""
+        return await self._done(lambda engine: engine.update(read(Path(folder)), version))
+
+    async def _done(self, act: Callable[[Engine], T]) -> T:
         try:
-            await asyncio.wrap_future(self.dispatcher.call(act))
+            return await asyncio.wrap_future(self.dispatcher.call(act))
         except (TkError, OSError) as error:
             raise Refused(400, str(error)) from error
 
@@ -110,16 +115,25 @@ class Served:
         return self._template.read(ids)
 
     def request(
-        self, model: str, prompt: Prompt, sampling: Sampling, *, chat: bool, prompt_logps: bool = False
+        self,
+        model: str,
+        prompt: Prompt,
+        sampling: Sampling,
+        *,
+        chat: bool,
+        prompt_logps: bool = False,
+        stop_ids: Sequence[int] | None = None,
+        logprobs_of: str | None = None,
     ) -> Request:
         """What the engine is asked. A text goes on until the model ends it; an answer, until the turn ends.
 
         Raises Refused for what the engine cannot do.
         """
-        stop_ids = self._template.stop_ids() if chat else ()
+        ends = self._template.stop_ids() if chat else ()
         adapter = "" if model == self.name else model
-        own = sampling.logprobs and sampling.reshapes and self.options.logprobs == "model"
-        request = Request(prompt.encoding.ids, sampling, stop_ids, prompt.encoding.media, adapter, prompt_logps, own)
+        own = sampling.logprobs and sampling.reshapes and (logprobs_of or self.options.logprobs) == "model"
+        stops = tuple(stop_ids) if stop_ids is not None else ends
+        request = Request(prompt.encoding.ids, sampling, stops, prompt.encoding.media, adapter, prompt_logps, own)
         for word, name in request.needs.items():
             if word not in self._engine.component.spec.supports:
                 field, text = FIELDS.get(name, name), CAPABILITIES[word].text

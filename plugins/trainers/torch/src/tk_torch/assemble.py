@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -13,7 +14,7 @@ from tk.compose import Plan
 from tk.contracts import Layout, LoadedModel, Method, ParamGroup, Role, Template, TrainPlan, Tuner, World
 from tk.errors import TkError, UsageError, nearest
 from tk.families import family_of
-from tk.scoring import Scoring, scorers
+from tk.scoring import Scoring, judges, scorers
 from tk_data.layout import layout_for
 from tk_data.loader import Loader
 from tk_data.prepare import Prepared, prepare
@@ -133,7 +134,8 @@ def assemble(plan: Plan, world: World, *, device: str, start: Start | None = Non
     )
     with computing(plan, world.device):
         scored = build_scored(models, roles, tuners[next(iter(tuners))])
-    scoring = Scoring(rewards, data.columns)
+    further = judges(plan, Path(config.output.dir) / "engine") if rewards else None
+    scoring = Scoring(rewards, data.columns, further)
     return Parts(method, collate, roles, models, tuners, template, data, layout, loader, scored, scoring, notes)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from tk import engines
 from tk.compose import Plan
-from tk.contracts import Batch, Completion, Engine, Medium, Moment, Pass, Request, Rows, Strategy, World
+from tk.contracts import Batch, Completion, Engine, Medium, Moment, Pass, Request, Rows, Sampling, Strategy, World
 from tk.errors import UsageError
 from tk.sample import Sample
 from tk_parallel.processes import exchange
@@ -62,9 +62,9 @@ class Running(Configured):
         """By an engine with weights of its own, which the first rank asks for all of them."""
         media = next((request.media for request in requests if request.media), None)
         together(self._strategy, lambda: _refuse(media))
-        asked = self.gather(msgspec.to_builtins(requests))
+        asked = self.gather([[list(r.ids), msgspec.to_builtins(r.sampling), list(r.stop_ids)] for r in requests])
         first = self.world.rank == 0
-        every = [msgspec.convert(request, Request) for part in asked for request in part]
+        every = [Request(ids, msgspec.convert(s, Sampling), tuple(ends)) for part in asked for ids, s, ends in part]
         found = together(self._strategy, lambda: self._answered(every, weights, step) if first else [])
         answers = self.gather(msgspec.to_builtins(found))[0]
         begin = sum(len(part) for part in asked[: self.world.rank])

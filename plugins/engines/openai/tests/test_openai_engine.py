@@ -1,0 +1,309 @@
+"""An endpoint gives what the engine in the process gives; it is given new weights, judges, and its faults are told."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request as HttpRequest
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+import tk
+from tk.contracts import Completion, Engine, LoadedModel, Request, Sampling
+from tk.dispatch import Dispatcher
+from tk.engines import generate, stream
+from tk.errors import TkError, UsageError
+from tk.sample import Message, Part
+from tk_auto.family import AutoFamily
+from tk_conformance.engines import check_engine
+from tk_conformance.tiny import tiny_checkpoint
+from tk_openai.body import chat_body
+from tk_openai.engine import OpenAIEngine
+from tk_openai.options import OpenAIOptions
+from tk_transformers.engine import TransformersEngine
+from tk_transformers.options import TransformersOptions
+
+PROMPTS = ([5, 6, 7], [9, 8, 7, 6, 5, 4, 3, 40, 41])
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_checkpoint(tmp_path_factory.mktemp("m") / "llama", vocab=300)
+
+
+@pytest.fixture
+def url(base: Path) -> Iterator[str]:
+    """`tk serve` on the tiny model."""
+    with tk.serve(model=str(base), template="chatml", server={"port": 0, "weight_updates": True}) as serving:
+        yield f"{serving.url}/v1"
+
+
+def opened(url: str, base: Path | None, folder: Path, **options: Any) -> OpenAIEngine:
+    model = AutoFamily().load(str(base), device="meta") if base else None
+    return OpenAIEngine(OpenAIOptions(url=url, **options), model=model, folder=folder)
+
+
+@pytest.fixture
+def engine(url: str, base: Path, tmp_path: Path) -> Iterator[OpenAIEngine]:
+    made = opened(url, base, tmp_path)
+    yield made
+    made.close()
+
+
+def here(model: LoadedModel) -> TransformersEngine:
+    return TransformersEngine(TransformersOptions(), model=model)
+
+
+def same(a: list[list[Completion]], b: list[list[Completion]]) -> bool:
+    pairs = [pair for x, y in zip(a, b, strict=True) for pair in zip(x, y, strict=True)]
+    close = all(x.logps == (pytest.approx(y.logps, abs=1e-5) if y.logps is not None else None) for x, y in pairs)
+    return close and [(x.ids, x.text, x.finish_reason) for x, _ in pairs] == [
+        (y.ids, y.text, y.finish_reason) for _, y in pairs
+    ]
+
+
+def test_it_behaves_as_an_engine(engine: OpenAIEngine) -> None:
+    assert isinstance(engine, Engine)
+    check_engine(engine, PROMPTS)
+
+
+def test_answers_are_those_of_the_engine_in_the_process(engine: OpenAIEngine, base: Path) -> None:
+    requests = [
+        Request(ids, sampling, stop_ids)
+        for ids in PROMPTS
+        for stop_ids in ((), (17, 2))
+        for sampling in (
+            Sampling(max_tokens=12, logprobs=True),
+            Sampling(max_tokens=12, temperature=0.8, top_p=0.9, top_k=20, seed=5, n=3, logprobs=True),
+            Sampling(
+                max_tokens=12, temperature=1.0, seed=0, presence_penalty=0.4, logit_bias={"9": 2.0}, logprobs=True
+            ),
+        )
+    ]
+    assert same(generate(engine, requests), generate(here(AutoFamily().load(str(base))), requests))
+
+
+def test_pieces_come_one_by_one(engine: OpenAIEngine) -> None:
+    deltas = list(stream(engine, Request(PROMPTS[0], Sampling(max_tokens=20))))
+    assert len(deltas) > 10
+    assert (
+        "".join(d.text for d in deltas) == generate(engine, [Request(PROMPTS[0], Sampling(max_tokens=20))])[0][0].text
+    )
+
+
+def test_new_weights_are_served_and_proved(engine: OpenAIEngine, base: Path, tmp_path: Path) -> None:
+    model = AutoFamily().load(str(base))
+    requests = [Request(ids, Sampling(max_tokens=12)) for ids in PROMPTS]
+    before = generate(engine, requests)
+    first = engine.update(model.module.state_dict().items(), 1)
+    torch.manual_seed(5)
+    with torch.no_grad():
+        for parameter in model.module.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    second = engine.update(model.module.state_dict().items(), 2)
+    after = generate(engine, requests)
+    assert first
+    assert first != second == here(model).update(model.module.state_dict().items(), 2)
+    assert [c[0].ids for c in after] != [c[0].ids for c in before]
+    assert same(after, generate(here(model), requests))
+    assert not list(tmp_path.glob("weights-*"))
+    with pytest.raises(UsageError, match="no weight named 'nonsense'"):
+        engine.update([("nonsense", torch.zeros(1))], 3)
+
+
+def test_an_endpoint_that_takes_no_weights_says_so(base: Path, tmp_path: Path) -> None:
+    with tk.serve(model=str(base), template="chatml", server={"port": 0}) as serving:
+        engine = opened(f"{serving.url}/v1", base, tmp_path)
+        try:
+            with pytest.raises(UsageError, match="Not Found"):
+                engine.update([("a", torch.zeros(1))], 1)
+        finally:
+            engine.close()
+
+
+LETTERS = """
+from tk import component
+from tk.contracts import Request, Sampling
+from tk.sample import Message
+
+
+@component("rewards", "letters")
+def letters(batch):
+    return [sum("a" <= c <= "z" for c in m.text) / max(1, len(m.text)) for m in batch.completions]
+
+
+@component("rewards", "judged")
+async def judged(batch):
+    asked = [Request(messages=[Message("user", m.text or "?")], sampling=Sampling(max_tokens=4)) for m in batch.completions]
+    answers = await batch.engines["judge"].generate(asked)
+    batch.note("verdict", [own[0].text for own in answers])
+    return [float(len(own[0].text)) for own in answers]
+"""
+
+
+def test_a_run_is_rolled_out_by_an_endpoint(url: str, base: Path, tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"prompt": f"Say {i}"}) + "\n" for i in range(16)))
+    (tmp_path / "letters.py").write_text(LETTERS)
+    config = {
+        "model": str(base),
+        "template": "chatml",
+        "data": str(tmp_path / "rows.jsonl"),
+        "plugins": {"files": [str(tmp_path / "letters.py")]},
+        "method": {"name": "grpo", "correction": "sequence_mask"},
+        "rewards": {"letters": 1.0, "judged": 0.0},
+        "engines": {"judge": {"name": "openai", "url": url}},
+        "tuner": {"name": "lora", "rank": 4},
+        "sampling": {"n": 4, "temperature": 0.9, "max_tokens": 8},
+        "train": {"steps": 3, "batch_size": 4, "micro_batch_size": 4},
+        "optim": {"lr": 2e-2},
+        "eval": {"generate": 2},
+    }
+    engine = {"name": "openai", "url": url}
+    apart = tk.train({**config, "engine": engine, "output": {"dir": str(tmp_path / "apart")}})
+    lines = [json.loads(line) for line in (tmp_path / "apart" / "log.jsonl").read_text().splitlines()]
+    steps = [line for line in lines if "engine_ratio" in line]
+    assert len(steps) == apart.steps == 3
+    assert all(line["engine_ratio"] == pytest.approx(1, abs=1e-4) for line in steps)
+    samples = [json.loads(line) for line in (tmp_path / "apart" / "samples.jsonl").read_text().splitlines()]
+    assert len(samples) == 12
+    # the same run on the module itself samples the same answers: the endpoint had the weights of every step
+    tk.train({**config, "output": {"dir": str(tmp_path / "own")}})
+    own = [json.loads(line) for line in (tmp_path / "own" / "samples.jsonl").read_text().splitlines()]
+    theirs, ours = ([[a["answer"] for a in row["answers"]] for row in each] for each in (samples, own))
+    assert theirs == ours
+
+
+def test_a_judge_is_asked_by_messages(url: str, tmp_path: Path) -> None:
+    engine = opened(url, None, tmp_path)
+    dispatcher = Dispatcher(engine)
+    try:
+        asked = [Request(messages=[Message("user", text)], sampling=Sampling(max_tokens=6, n=2)) for text in ("a", "b")]
+        answers = asyncio.run(dispatcher.generate(asked))
+        assert [len(own) for own in answers] == [2, 2]
+        assert all(c.text and c.finish_reason in ("length", "stop") for own in answers for c in own)
+        with pytest.raises(UsageError, match="asked by messages"):
+            asyncio.run(dispatcher.generate([Request([5, 6])]))
+    finally:
+        dispatcher.close()
+
+
+def test_a_busy_endpoint_is_asked_again(base: Path, tmp_path: Path) -> None:
+    server = {"port": 0, "max_requests": 2}
+    with tk.serve(model=str(base), template="chatml", server=server) as serving:
+        engine = opened(f"{serving.url}/v1", base, tmp_path, max_requests=6, retries=20)
+        try:
+            found = generate(engine, [Request(ids, Sampling(max_tokens=30)) for ids in PROMPTS * 6])
+            assert len({own[0].ids for own in found}) == 2
+        finally:
+            engine.close()
+
+
+def test_a_key_is_taken_from_the_environment_and_its_lack_is_told(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SECRET", raising=False)
+    with tk.serve(model=str(base), template="chatml", server={"port": 0, "api_keys": ["abc"]}) as serving:
+        for key in (None, "abc"):
+            if key:
+                monkeypatch.setenv("SECRET", key)
+            engine = opened(f"{serving.url}/v1", base, tmp_path, key_variable="SECRET")
+            try:
+                if key:
+                    assert generate(engine, [Request(PROMPTS[0], Sampling(max_tokens=2))])[0][0].ids
+                else:
+                    with pytest.raises(UsageError, match="environment variable SECRET"):
+                        generate(engine, [Request(PROMPTS[0], Sampling(max_tokens=2))])
+            finally:
+                engine.close()
+
+
+def test_faults_of_the_way_are_told(base: Path, tmp_path: Path, url: str) -> None:
+    with pytest.raises(ValueError, match="begins with http"):
+        OpenAIOptions(url="localhost:8000")
+    for address, options, message in (
+        ("http://127.0.0.1:9/v1", {"retries": 0}, "cannot be reached"),
+        (url, {"model": "other"}, "There is no model 'other'"),
+        (url.removesuffix("/v1"), {"model": "x"}, r"Is `url` right \(up to /v1\)"),
+    ):
+        engine = opened(address, base, tmp_path, **options)
+        try:
+            with pytest.raises(TkError, match=message):
+                generate(engine, [Request(PROMPTS[0], Sampling(max_tokens=2))])
+        finally:
+            engine.close()
+
+
+@pytest.fixture
+def plain_url() -> Iterator[str]:
+    """An endpoint of the protocol as OpenAI has it: no token ids, and it takes its time."""
+
+    async def models(_: HttpRequest) -> Response:
+        return JSONResponse(
+            {"object": "list", "data": [{"id": "plain", "object": "model", "created": 0, "owned_by": "x"}]}
+        )
+
+    async def completions(request: HttpRequest) -> Response:
+        body = await request.json()
+        if body["max_tokens"] == 99:
+            await asyncio.sleep(30)
+
+        async def pieces() -> Any:
+            head = {"id": "1", "object": "text_completion", "created": 0, "model": "plain"}
+            for text, finish in (("he", None), ("llo", None), ("", "stop")):
+                choice = {"index": 0, "text": text, "logprobs": None, "finish_reason": finish}
+                yield f"data: {json.dumps({**head, 'choices': [choice]})}\n\n"
+            yield "data: [DONE]\n\n"
+
+        return StreamingResponse(pieces(), media_type="text/event-stream")
+
+    app = Starlette(routes=[Route("/v1/models", models), Route("/v1/completions", completions, methods=["POST"])])
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        pass
+    port = server.servers[0].sockets[0].getsockname()[1]
+    yield f"http://127.0.0.1:{port}/v1"
+    server.should_exit, server.force_exit = True, True
+    thread.join()
+
+
+def test_one_without_token_ids_answers_and_does_not_train(plain_url: str, base: Path, tmp_path: Path) -> None:
+    engine = opened(plain_url, base, tmp_path, timeout=2.0, retries=0)
+    try:
+        completion = generate(engine, [Request(PROMPTS[0], Sampling(max_tokens=9))])[0][0]
+        assert (completion.text, completion.finish_reason) == ("hello", "stop")
+        assert engine.model is not None
+        assert completion.ids == tuple(engine.model.tokenizer.encode("hello"))
+        with pytest.raises(TkError, match=r"tells no token ids \(return_token_ids\)"):
+            generate(engine, [Request(PROMPTS[0], Sampling(max_tokens=9, logprobs=True))])
+        with pytest.raises(TkError, match="no answer in 2 seconds"):
+            generate(engine, [Request(PROMPTS[0], Sampling(max_tokens=99))])
+    finally:
+        engine.close()
+
+
+def test_messages_are_written_with_their_pictures(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"jpeg")
+    message = Message(
+        "user",
+        (Part("text", "what?"), Part("image", source=str(tmp_path / "a.jpg")), Part("image", source="https://x/y.png")),
+    )
+    body = chat_body(Request(messages=[message], sampling=Sampling(seed=0, stop=("x",))), "m", {"reasoning": "low"})
+    assert body["messages"][0]["content"] == [
+        {"type": "text", "text": "what?"},
+        {"type": "image_url", "image_url": {"url": "data:image/jpeg;base64,anBlZw=="}},
+        {"type": "image_url", "image_url": {"url": "https://x/y.png"}},
+    ]
+    assert (body["seed"], body["stop"], body["extra_body"]) == (0, ["x"], {"reasoning": "low"})
+    with pytest.raises(UsageError, match="Calls of tools"):
+        chat_body(Request(messages=[Message("tool", "x")]), "m", {})
