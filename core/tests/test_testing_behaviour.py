@@ -222,7 +222,7 @@ class Marks:
     def stop_ids(self):
         return (3,)
 
-    def read(self, ids):
+    def read(self, ids, more=False):
         return Message("assistant", "".join(chr(i) for i in ids if i != 3))
 
 
@@ -251,7 +251,7 @@ def test_a_template_that_renders_otherwise_or_trains_the_user_is_rejected():
 
 def test_a_template_that_does_not_read_its_own_answers_is_rejected():
     class Reads(Marks):
-        def read(self, ids):
+        def read(self, ids, more=False):
             return Message("assistant", "".join(map(chr, ids)))
 
     with pytest.raises(AssertionError, match=r"is read as '.*\\x03'"):

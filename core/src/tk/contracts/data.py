@@ -80,8 +80,11 @@ class Template(Protocol):
         """Token ids that end the assistant's turn."""
         ...
 
-    def read(self, ids: Sequence[int]) -> Message:
-        """What the assistant has said by tokens that were sampled: text, and calls of tools."""
+    def read(self, ids: Sequence[int], *, more: bool = False) -> Message:
+        """What the assistant has said by tokens that were sampled: text, and calls of tools.
+
+        more: others are to come: only the text that is sure to stand before any call.
+        """
         ...
 
 

@@ -440,6 +440,40 @@ def test_calls_of_tools_are_told_from_text(calling: tuple[openai.OpenAI, Path]) 
     assert (last.finish_reason, last.message.content, last.message.tool_calls) == ("stop", "It rains.", None)
 
 
+CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Zürich"}}\n</tool_call>'
+
+
+@pytest.mark.parametrize(
+    ("said", "text", "calls", "held"),
+    [
+        (f"Let me look, 😀.\n\n{CALL}", "Let me look, 😀.", 1, 0),
+        (f"{CALL}\n{CALL}", "", 2, 0),
+        ("It is <b>cold</b> and <tool", "It is <b>cold</b> and <tool", 0, len(" <tool")),
+        ("Mark: <tool_call> and no more", "Mark: <tool_call> and no more", 0, len(" <tool_call> and no more")),
+        ("Plain words, in pieces.", "Plain words, in pieces.", 0, 0),
+    ],
+)
+def test_with_tools_text_is_streamed_until_a_call_may_begin(
+    model: Path, tmp_path: Path, said: str, text: str, calls: int, held: int
+) -> None:
+    folder = tiny_checkpoint(tmp_path / "caller", "llama", vocab=300, max_position_embeddings=4096)
+    (folder / "said.txt").write_text(said)
+    plugin = {"files": [str(Path(__file__).parent / "said.py")]}
+    with tk.serve(
+        model=str(folder), template="chatml", engines={"own": {"name": "spoken"}}, plugins=plugin, server={"port": 0}
+    ) as serving:
+        client = openai.OpenAI(base_url=f"{serving.url}/v1", api_key="none", max_retries=0)
+        asked: dict[str, Any] = {"model": "caller", "messages": HELLO, "tools": [TOOL]}
+        whole = client.chat.completions.create(**asked).choices[0]
+        pieces = [c for chunk in client.chat.completions.create(**asked, stream=True) for c in chunk.choices]
+    contents = [c.delta.content or "" for c in pieces]
+    assert "".join(contents) == text == (whole.message.content or "")
+    assert contents[-1] == (text[len(text) - held :] if held else ""), "only what might have been a call comes last"
+    assert sum(map(bool, contents)) >= min(len(text) - held, 5), "the rest comes as it is said"
+    assert sum(len(c.delta.tool_calls or ()) for c in pieces) == calls == len(whole.message.tool_calls or ())
+    assert pieces[-1].finish_reason == ("tool_calls" if calls else "stop") == whole.finish_reason
+
+
 def test_without_tools_nothing_is_a_call(calling: tuple[openai.OpenAI, Path]) -> None:
     client, says = calling
     text = '<tool_call>\n{"name": "weather", "arguments": {}}\n</tool_call>'

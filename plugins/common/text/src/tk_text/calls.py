@@ -11,6 +11,9 @@ from tk.sample import Message, ToolCall
 
 _DECODER = json.JSONDecoder()
 
+HALF = "\N{REPLACEMENT CHARACTER}"
+"""What half of a character is decoded as."""
+
 
 @dataclass(frozen=True)
 class CallFormat:
@@ -34,6 +37,15 @@ class CallFormat:
             return text, ()
         return (text[:at].rstrip(), calls) if calls else (text, ())
 
+    def before(self, text: str) -> int:
+        """How much of a text that goes on is sure to stand before any call."""
+        if not self.opening:
+            return 0 if text.lstrip()[:1] in ("", "{") else len(text)
+        at = text.find(self.opening)
+        if at < 0:
+            at = len(text) - _begun(text, self.opening)
+        return len(text[:at].rstrip())
+
     def _call(self, found: Mapping[str, Any]) -> ToolCall:
         name, arguments = found.get(self.name), found.get(self.arguments, {})
         if isinstance(arguments, str):
@@ -43,15 +55,35 @@ class CallFormat:
         return ToolCall(name, arguments)
 
 
-def said(tokenizer: Any, ids: Sequence[int], ends: Collection[int], form: CallFormat | None) -> Message:
-    """The assistant's message of sampled tokens. ends: tokens that end a turn, one of which may be the last."""
+def said(
+    tokenizer: Any, ids: Sequence[int], ends: Collection[int], form: CallFormat | None, *, more: bool = False
+) -> Message:
+    """The assistant's message of sampled tokens. ends: tokens that end a turn, one of which may be the last.
+
+    more: others are to come: only what is sure to be text.
+    """
     own = list(ids[:-1]) if ids and ids[-1] in ends else list(ids)
-    text, calls = "", ()
     if form is not None:  # what opens a call may be a special token
-        text, calls = form.read(tokenizer.decode(own, skip_special_tokens=False, clean_up_tokenization_spaces=False))
-    if not calls:
-        text = tokenizer.decode(own, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    return Message("assistant", text, calls)
+        written = tokenizer.decode(own, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        if more:
+            return Message("assistant", _shown(tokenizer, written[: form.before(written.rstrip(HALF))]))
+        text, calls = form.read(written)
+        if calls:
+            return Message("assistant", _shown(tokenizer, text), calls)
+    text = tokenizer.decode(own, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return Message("assistant", text.rstrip(HALF) if more else text)
+
+
+def _shown(tokenizer: Any, text: str) -> str:
+    """A text without special tokens."""
+    for token in tokenizer.all_special_tokens:
+        text = text.replace(token, "")
+    return text
+
+
+def _begun(text: str, opening: str) -> int:
+    """Length of the longest end of a text that an opening begins with."""
+    return next((n for n in range(min(len(opening) - 1, len(text)), 0, -1) if text.endswith(opening[:n])), 0)
 
 
 def object_around(text: str, word: str) -> Iterator[tuple[int, dict[str, Any]]]:

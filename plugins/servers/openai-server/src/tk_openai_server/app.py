@@ -84,7 +84,7 @@ class _Routes:
 
     async def chat(self, asked: ChatRequest, request: Request) -> Response:
         """An answer to a conversation."""
-        self._named(asked.model)
+        model = self._named(asked.model)
         if asked.response_format and asked.response_format.get("type") != "text":
             said = "response_format: only text is supported: nothing here holds an answer to JSON or a schema while it is made."
             raise Refused(400, said, param="response_format")
@@ -94,13 +94,13 @@ class _Routes:
         sampling = sampling_of(asked, self._served)
         tools = [t.model_dump(exclude_none=True) for t in asked.tools or ()] if asked.tool_choice != "none" else []
         prompt = await self._served.chat([m.model_dump(exclude_unset=True) for m in asked.messages], tools)
-        made = [self._served.request(asked.model, prompt, sampling, chat=True, stop_ids=asked.stop_token_ids)]
+        made = [self._served.request(model, prompt, sampling, chat=True, stop_ids=asked.stop_token_ids)]
         shape = ChatShape(self._token, sampling.logprobs, self._served.read if tools else None)
-        return await self._answer(asked, request, shape, made, [prompt])
+        return await self._answer(model, asked, request, shape, made, [prompt])
 
     async def completions(self, asked: CompletionRequest, request: Request) -> Response:
         """What texts go on with."""
-        self._named(asked.model)
+        model = self._named(asked.model)
         if asked.suffix:
             raise Refused(400, "suffix is not supported.", param="suffix")
         if asked.best_of not in (None, asked.n or 1):
@@ -112,10 +112,10 @@ class _Routes:
             told = [self._echo(prompt) for prompt in prompts]
             echo = {i * sampling.n + k: each for i, each in enumerate(told) for k in range(sampling.n)}
         reads = asked.echo and (sampling.logprobs or not sampling.max_tokens)
-        told: dict[str, Any] = {"stop_ids": asked.stop_token_ids, "logprobs_of": asked.logprobs_of}
-        made = [self._served.request(asked.model, p, sampling, chat=False, prompt_logps=reads, **told) for p in prompts]
+        also: dict[str, Any] = {"stop_ids": asked.stop_token_ids, "logprobs_of": asked.logprobs_of}
+        made = [self._served.request(model, p, sampling, chat=False, prompt_logps=reads, **also) for p in prompts]
         shape = TextShape(self._token, sampling.logprobs, sampling.top_logprobs, echo)
-        return await self._answer(asked, request, shape, made, prompts)
+        return await self._answer(model, asked, request, shape, made, prompts)
 
     async def embeddings(self, asked: EmbeddingRequest, request: Request) -> Response:
         """The vectors of texts."""
@@ -183,12 +183,16 @@ class _Routes:
         """Counters for Prometheus."""
         return PlainTextResponse(self._metrics.text(), media_type="text/plain; version=1.0.0; charset=utf-8")
 
-    def _named(self, model: str) -> None:
+    def _named(self, model: str | None) -> str:
+        """The model that is meant. Raises Refused for one that is not here."""
         names = (self._served.name, *self._served.adapters)
+        if model is None:
+            return self._served.name
         if model not in names:
             raise Refused(
                 404, f"There is no model {model!r} here: {', '.join(names)}.", param="model", code="model_not_found"
             )
+        return model
 
     def _echo(self, prompt: Prompt) -> Echo:
         ids = list(prompt.encoding.ids)
@@ -199,6 +203,7 @@ class _Routes:
 
     async def _answer(
         self,
+        model: str,
         asked: ChatRequest | CompletionRequest,
         request: Request,
         shape: Shape,
@@ -210,7 +215,7 @@ class _Routes:
         used = Counted(sum(map(len, prompts)))
         self._metrics.prompts.inc(used.prompt)
         generation = Generation(
-            self._served, asked.model, self._metrics, shape, made, used, getattr(asked, "return_token_ids", False)
+            self._served, model, self._metrics, shape, made, used, getattr(asked, "return_token_ids", False)
         )
         if not asked.stream:
             body = await _unless_gone(request, generation.whole())

@@ -1,4 +1,7 @@
-"""Requests of the OpenAI protocol, as far as they are answered here; a field that is not known is refused."""
+"""Requests of the OpenAI protocol, as far as they are answered here; a field that is not known is refused.
+
+Where no model is named, it is the one that is served, without any adapter.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,13 @@ def _encodable(text: str) -> str:
 Text = Annotated[str, AfterValidator(_encodable)]
 TokenId = Annotated[str, Field(pattern=r"^[0-9]{1,10}$")]
 TokenIds = Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1)]
+Prompts = (
+    Text
+    | TokenIds
+    | Annotated[list[Text], Field(min_length=1, max_length=2048)]
+    | Annotated[list[TokenIds], Field(min_length=1, max_length=2048)]
+)
+"""One text, or several, as characters or as tokens."""
 
 
 class _Model(BaseModel):
@@ -32,7 +42,7 @@ class StreamOptions(_Model):
 class _Generated(_Model):
     """What both ways of completing share. What is not given is as the server's `sampling` section says."""
 
-    model: Text
+    model: Text | None = None
     stream: bool = False
     stream_options: StreamOptions | None = None
     n: Annotated[int, Field(ge=1, le=128)] | None = None
@@ -71,7 +81,7 @@ class ChatMessage(BaseModel):
 
 
 class ChatRequest(_Generated):
-    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    messages: Annotated[list[ChatMessage], Field(min_length=1, examples=[[{"role": "user", "content": "Hello"}]])]
     max_completion_tokens: Annotated[int, Field(ge=1, lt=2**31)] | None = None
     tools: list[Tool] | None = None
     tool_choice: Literal["none", "auto", "required"] | dict[str, Any] | None = None
@@ -84,12 +94,7 @@ class ChatRequest(_Generated):
 
 
 class CompletionRequest(_Generated):
-    prompt: (
-        Text
-        | TokenIds
-        | Annotated[list[Text], Field(min_length=1, max_length=2048)]
-        | Annotated[list[TokenIds], Field(min_length=1, max_length=2048)]
-    )
+    prompt: Annotated[Prompts, Field(examples=["Once upon a time"])]
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     logprobs_of: Literal["model", "sampled"] | None = None
     return_token_ids: bool = False
@@ -99,13 +104,8 @@ class CompletionRequest(_Generated):
 
 
 class EmbeddingRequest(_Model):
-    model: Text
-    input: (
-        Text
-        | TokenIds
-        | Annotated[list[Text], Field(min_length=1, max_length=2048)]
-        | Annotated[list[TokenIds], Field(min_length=1, max_length=2048)]
-    )
+    model: Text | None = None
+    input: Annotated[Prompts, Field(examples=["Once upon a time"])]
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: int | None = None
     user: Text | None = None
@@ -117,8 +117,8 @@ class WeightsRequest(_Model):
 
 
 class TokenizeRequest(_Model):
-    model: Text
-    prompt: Text | None = None
+    model: Text | None = None
+    prompt: Annotated[Text, Field(examples=["Once upon a time"])] | None = None
     messages: list[ChatMessage] | None = None
     tools: list[Tool] | None = None
 

@@ -110,9 +110,9 @@ class Served:
             raise Refused(400, f"prompt: there is no token {max(prompt)}: the vocabulary has {len(self.tokenizer)}.")
         return self._checked(Prompt(Encoding(prompt, [0.0] * len(prompt))))
 
-    def read(self, ids: Sequence[int]) -> Message:
-        """What an answer says, calls of tools included."""
-        return self._template.read(ids)
+    def read(self, ids: Sequence[int], *, more: bool = False) -> Message:
+        """What an answer says, calls of tools included; of one on its way, the text before any of them."""
+        return self._template.read(ids, more=more)
 
     def request(
         self,

@@ -24,14 +24,16 @@ Token = Callable[[int], str]
 class ChatShape:
     """chat.completion: a message, or deltas of one.
 
-    read: where tools may be called, what an answer says; such an answer is streamed when it is whole.
+    read: where tools may be called, what an answer says. Its text is streamed until a call may begin; calls come whole.
     """
 
     token: Token
     logprobs: bool
-    read: Callable[[Sequence[int]], Message] | None = None
+    read: Callable[..., Message] | None = None
     kind: str = "chat.completion"
     prefix: str = "chatcmpl"
+    _told: dict[int, int] = field(default_factory=dict)
+    """Characters of each choice's text that are out, where calls may come."""
 
     def whole(self, choice: Choice) -> dict[str, Any]:
         message = {"role": "assistant", **self._said(choice, choice.text), "refusal": None}
@@ -42,14 +44,27 @@ class ChatShape:
         return {"index": choice.index, "delta": said, "logprobs": None, "finish_reason": None}
 
     def piece(self, choice: Choice, delta: Delta) -> dict[str, Any] | None:
-        if self.read is not None and not delta.finish_reason:
-            return None
         if self.read is None:
-            return self._choice(choice, {"delta": {"content": delta.text} if delta.text else {}}, delta)
-        said = self._said(choice, choice.text)
-        for index, call in enumerate(said.get("tool_calls", ())):
-            call["index"] = index
-        return self._choice(choice, {"delta": said}, choice)
+            said = {"content": delta.text} if delta.text else {}
+        elif delta.finish_reason:
+            said = self._said(choice, choice.text)
+            for index, call in enumerate(said.get("tool_calls", ())):
+                call["index"] = index
+            left = (said.pop("content") or "")[self._told.get(choice.index, 0) :]
+            said = {**({"content": left} if left else {}), **said}
+        else:
+            said = self._certain(choice)
+            if not said and not self.logprobs:
+                return None
+        return self._choice(choice, {"delta": said}, delta)
+
+    def _certain(self, choice: Choice) -> dict[str, Any]:
+        """What is sure to be text, and was not told yet."""
+        assert self.read is not None
+        told = self._told.get(choice.index, 0)
+        certain = min(len(self.read(choice.ids, more=True).text), len(choice.text))
+        self._told[choice.index] = max(told, certain)
+        return {"content": choice.text[told:certain]} if certain > told else {}
 
     def _said(self, choice: Choice, text: str) -> dict[str, Any]:
         """Content, or calls of tools; the finish reason tells which."""

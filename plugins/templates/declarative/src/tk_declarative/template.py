@@ -71,10 +71,11 @@ class DeclarativeTemplate:
         found = [self._encoder.id_of(text) for text in (self.format.end, *self.format.stop)]
         return tuple(dict.fromkeys(i for i in (*found, self._tokenizer.eos_token_id) if i is not None))
 
-    def read(self, ids: Sequence[int]) -> Message:
+    def read(self, ids: Sequence[int], *, more: bool = False) -> Message:
         """As in the contract."""
         tools = self.format.tools
-        return said(self._tokenizer, ids, self.stop_ids(), CallFormat(tools.call[0].strip()) if tools else None)
+        form = CallFormat(tools.call[0].strip()) if tools else None
+        return said(self._tokenizer, ids, self.stop_ids(), form, more=more)
 
     def _conversation(self, sample: Sample, generation: bool) -> Rendered:
         messages = list(require_messages(sample))

@@ -74,9 +74,13 @@ class JinjaTemplate:
         found += _generation_config_ends(self._tokenizer)
         return tuple(dict.fromkeys(i for i in found if i is not None))
 
-    def read(self, ids: Sequence[int]) -> Message:
+    def read(self, ids: Sequence[int], *, more: bool = False) -> Message:
         """As in the contract: calls are read where the template writes them as JSON."""
-        return said(self._tokenizer, ids, self.stop_ids(), self._calls)
+        return said(self._tokenizer, ids, self._ends, self._calls, more=more)
+
+    @cached_property
+    def _ends(self) -> tuple[int, ...]:
+        return self.stop_ids()
 
     @cached_property
     def _calls(self) -> CallFormat | None:
