@@ -34,6 +34,10 @@ CAPABILITIES: dict[str, Capability] = {
     "adapters": Capability("several adapters are at hand at once, chosen request by request"),
     "sleep": Capability("memory can be let go between requests", ("engines",)),
     "weight-update": Capability("weights can be replaced while it runs", ("engines",)),
+    "embedding-noise": Capability(
+        "what is trained on does not come from the model as it stands, so that its embeddings may have noise",
+        ("methods", "trainers"),
+    ),
     "gradient-checkpointing": Capability("activations can be recomputed in the backward pass", ("models",)),
 }
 

@@ -109,5 +109,7 @@ def _wished(config: Config) -> Iterator[tuple[str, str]]:
         yield "packing", "data.packing"
     if config.data.padding_side == "left":
         yield "padding-left", "data.padding_side"
+    if config.train.neftune_alpha:
+        yield "embedding-noise", "train.neftune_alpha"
     if config.train.gradient_checkpointing:
         yield "gradient-checkpointing", "train.gradient_checkpointing"

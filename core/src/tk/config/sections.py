@@ -98,6 +98,13 @@ class TrainSection:
         Literal["auto", "fp32", "bf16", "fp16"],
         doc("Type of the computation (autocast); auto: bf16 on a device that has it, else fp32."),
     ] = "auto"
+    neftune_alpha: Annotated[
+        float | None,
+        doc(
+            "Noise on embeddings in training (NEFTune, arXiv:2310.05914): uniform within ± this / √(tokens · size).",
+            gt=0,
+        ),
+    ] = None
     gradient_checkpointing: Annotated[bool, doc("Recompute activations in the backward pass to save memory.")] = False
     checkpointed_groups: Annotated[
         list[str],

@@ -20,6 +20,7 @@ from tk_data.prepare import Prepared, prepare
 from tk_tensor.given import Collate, with_given
 from tk_tensor.packing import probe_packing, probe_shared_prefix
 from tk_tensor.scored import ScoredModel, build_scored
+from tk_tensor.surroundings import EmbeddingNoise, Surrounding
 from tk_torch.precision import computing, keep_updates, loaded_in
 from tk_torch.settings import Configured
 from tk_torch.start import Start
@@ -132,9 +133,15 @@ def assemble(plan: Plan, world: World, *, device: str, start: Start | None = Non
         workers=config.data.workers,
     )
     with computing(plan, world.device):
-        scored = build_scored(models, roles, tuners[next(iter(tuners))])
+        scored = build_scored(models, roles, tuners[next(iter(tuners))], surroundings=surroundings(plan))
     scoring = Scoring(rewards, data.columns)
     return Parts(method, collate, roles, models, tuners, template, data, layout, loader, scored, scoring, notes)
+
+
+def surroundings(plan: Plan) -> list[Surrounding]:
+    """What the run's differentiated forwards run within."""
+    train = plan.config.train
+    return [EmbeddingNoise(train.neftune_alpha)] if train.neftune_alpha else []
 
 
 def load(plan: Plan, role: Role, device: str, dtype: str) -> LoadedModel:
@@ -253,7 +260,7 @@ def _recompute(model: LoadedModel, groups: Sequence[str]) -> None:
 def _shares_prefixes(plan: Plan, models: Mapping[str, LoadedModel], notes: list[str]) -> bool:
     """Whether samples that begin alike may share a row: where method and models can. Says so where a model cannot."""
     wished = plan.config.data.shared_prefix == "auto" and "shared-prefix" in plan.one("method").component.spec.supports
-    if not wished:
+    if not wished or plan.config.train.neftune_alpha:  # each sample has noise of its own
         return False
     tuned = "shared-prefix" in plan.one("tuner").component.spec.supports
     unable = [m for m in models.values() if not tuned or not probe_shared_prefix(m.module, m.media)]
