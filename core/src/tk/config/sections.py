@@ -110,6 +110,9 @@ class TrainSection:
         list[str],
         doc("Module groups whose activations are recomputed (language_model, vision_tower …); all unless given."),
     ] = field(default_factory=list)
+    activation_offload: Annotated[
+        bool, doc("What the backward pass needs of the forward waits in the memory of the CPU; for devices besides it.")
+    ] = False
     save_every: Annotated[
         int | None, doc("Optimizer steps between checkpoints; none but the last unless given.", ge=1)
     ] = None

@@ -1,11 +1,12 @@
-"""Noise on embeddings: how much, whose, and where there is none."""
+"""Noise on embeddings: how much, whose, and where there is none. Activations that wait elsewhere."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import peft
 import pytest
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from tk.errors import TkError
 from tk_tensor.branches import Tree, lay_out
 from tk_tensor.collate import collate_tokens
 from tk_tensor.scored import ScoredModel, build_scored
-from tk_tensor.surroundings import EmbeddingNoise
+from tk_tensor.surroundings import EmbeddingNoise, Offload, Surrounding
 from tk_tensor.tokens import Tokens
 
 Make = Callable[..., nn.Module]
@@ -30,11 +31,13 @@ def examples(*lengths: int) -> list[Example]:
     return [Example(len(v["ids"]), v, {}, "") for v in values]
 
 
+def within(model: nn.Module, *surroundings: Surrounding, roles: Sequence[Role] = (Role("policy"),)) -> ScoredModel:
+    return build_scored({"policy": LoadedModel(model, None, "")}, roles, surroundings=surroundings)
+
+
 def scored(model: nn.Module, alpha: float | None = ALPHA, *roles: Role) -> ScoredModel:
-    loaded = {"policy": LoadedModel(model, None, "")}
-    return build_scored(
-        loaded, roles or (Role("policy"),), surroundings=[EmbeddingNoise(alpha)] if alpha is not None else []
-    )
+    noise = [EmbeddingNoise(alpha)] if alpha is not None else []
+    return within(model, *noise, roles=roles or (Role("policy"),))
 
 
 def embedded(model: Any, act: Callable[[], object]) -> Tensor:
@@ -106,3 +109,62 @@ def test_samples_that_share_a_beginning_are_refused(tiny: Make) -> None:
     inputs, fields, _, _ = lay_out([[Tree(tokens[0], [tokens[1], tokens[1]])]], Layout(0, shared_prefix=True))
     with pytest.raises(TkError, match="share a beginning"):
         scored(tiny("llama").train())(inputs, fields, POLICY)
+
+
+def gradients(model: Any, *surroundings: Surrounding) -> list[Tensor]:
+    model.zero_grad()
+    inputs, fields, _, _ = collate_tokens([[e] for e in examples(12, 7)], Layout(0))
+    within(model, *surroundings)(inputs, fields, POLICY)["policy"]["logps"].sum().backward()
+    return [p.grad.clone() for p in model.parameters() if p.requires_grad]
+
+
+@pytest.mark.parametrize("recomputed", [False, True])
+@pytest.mark.parametrize("adapted", [False, True])
+def test_activations_that_were_away_give_the_same_gradients(tiny: Make, adapted: bool, recomputed: bool) -> None:
+    model: Any = tiny("llama").train()
+    if adapted:
+        model = peft.get_peft_model(model, peft.LoraConfig(target_modules="all-linear", r=2, init_lora_weights=False))
+        model.enable_input_require_grads()
+    if recomputed:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    away = Moved()
+    plain, moved = gradients(model), gradients(model, away)
+    assert all(torch.equal(a, b) for a, b in zip(plain, moved, strict=True))
+    assert away.sizes
+    assert not {p.data_ptr() for p in model.parameters()} & away.places
+    assert not away.left()
+
+
+class Moved(Offload):
+    """Tells what was moved. places: of the originals. sizes: of the copies."""
+
+    def __init__(self) -> None:
+        super().__init__(least=1)
+        self.places: set[int] = set()
+        self.sizes: list[int] = []
+
+    def _away(self, kept: Tensor) -> tuple[torch.device | None, Tensor]:
+        before = len(self._moved)
+        device, copy = super()._away(kept)
+        if len(self._moved) > before:
+            self.places.add(kept.data_ptr())
+            self.sizes.append(copy.numel())
+        assert device is None or copy.data_ptr() != kept.data_ptr()
+        return device, copy
+
+    def left(self) -> int:
+        return len(self._moved)
+
+
+def test_small_tensors_and_weights_stay_and_what_several_keep_moves_once() -> None:
+    model = nn.ModuleList(nn.Linear(64, 64) for _ in range(3))
+    away = Moved()
+    away._least = 64 * 64 * 4
+    x = torch.randn(64, 64, requires_grad=True)
+    with away(model, {}, {}):
+        hidden = x.exp()  # keeps its result, as each layer keeps it as its input
+        kept = sum(layer(hidden).sum() for layer in model) + x[:8].sin().sum()
+    assert away.sizes == [64 * 64]
+    kept.backward()
+    expected = torch.autograd.grad(sum(layer(x.exp()).sum() for layer in model) + x[:8].sin().sum(), x)[0]
+    torch.testing.assert_close(x.grad, expected)

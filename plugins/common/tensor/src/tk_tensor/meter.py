@@ -31,11 +31,12 @@ class Meter(TorchDispatchMode):
 
     Where a computation asks for a number that nobody knows, it is told 1; a mask that nobody knows selects everything.
     now: by kind. peak: by kind, at the moment when they were the most together. Storages count once, whatever tensors view them.
-    seconds: that computations may take before they are broken off with TooLong.
+    device: type of the device whose memory is counted. seconds: that computations may take before they are broken off with TooLong.
     """
 
-    def __init__(self, seconds: float = 60.0) -> None:
+    def __init__(self, device: str = "cpu", seconds: float = 60.0) -> None:
         super().__init__()
+        self._device = device
         self.now: Counter[str] = Counter()
         self.peak: Mapping[str, int] = {}
         self._kinds: dict[int, str] = {}
@@ -75,7 +76,7 @@ class Meter(TorchDispatchMode):
             args = (args[0], [place for index in args[1] for place in _places(index)], *args[2:])
         output = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(output):
-            if isinstance(tensor, Tensor):
+            if isinstance(tensor, Tensor) and tensor.device.type == self._device:
                 storage = tensor.untyped_storage()
                 if storage._cdata not in self._kinds:
                     self._add(storage._cdata, WORKING, storage, storage.nbytes())

@@ -20,7 +20,7 @@ from tk_data.prepare import Prepared, prepare
 from tk_tensor.given import Collate, with_given
 from tk_tensor.packing import probe_packing, probe_shared_prefix
 from tk_tensor.scored import ScoredModel, build_scored
-from tk_tensor.surroundings import EmbeddingNoise, Surrounding
+from tk_tensor.surroundings import EmbeddingNoise, Offload, Surrounding
 from tk_torch.precision import computing, keep_updates, loaded_in
 from tk_torch.settings import Configured
 from tk_torch.start import Start
@@ -88,6 +88,7 @@ def assemble(plan: Plan, world: World, *, device: str, start: Start | None = Non
     method = plan.method()
     if hasattr(method, "check"):
         method.check(Configured(plan))
+    around = surroundings(plan, world.device)
     rewards = scorers(plan)
     taking_part = [role for role in method.roles() if not (precomputed and role.precomputed)]
     if device == "cpu" != world.device and "flash" in plan.config.model.attention:
@@ -133,15 +134,20 @@ def assemble(plan: Plan, world: World, *, device: str, start: Start | None = Non
         workers=config.data.workers,
     )
     with computing(plan, world.device):
-        scored = build_scored(models, roles, tuners[next(iter(tuners))], surroundings=surroundings(plan))
+        scored = build_scored(models, roles, tuners[next(iter(tuners))], surroundings=around)
     scoring = Scoring(rewards, data.columns)
     return Parts(method, collate, roles, models, tuners, template, data, layout, loader, scored, scoring, notes)
 
 
-def surroundings(plan: Plan) -> list[Surrounding]:
-    """What the run's differentiated forwards run within."""
+def surroundings(plan: Plan, device: str) -> list[Surrounding]:
+    """What the run's differentiated forwards run within. Raises UsageError for what has no use on the device."""
     train = plan.config.train
-    return [EmbeddingNoise(train.neftune_alpha)] if train.neftune_alpha else []
+    if train.activation_offload and device == "cpu":
+        raise UsageError(
+            "train.activation_offload: this run computes on the CPU, in whose memory activations are anyway: leave it out."
+        )
+    found: list[Surrounding] = [EmbeddingNoise(train.neftune_alpha)] if train.neftune_alpha else []
+    return [*found, Offload()] if train.activation_offload else found
 
 
 def load(plan: Plan, role: Role, device: str, dtype: str) -> LoadedModel:

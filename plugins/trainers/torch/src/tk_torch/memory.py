@@ -84,7 +84,7 @@ class _Rehearsal:
         self.moments: dict[str, Mapping[str, int]] = {}
         self.precomputed = sorted(role.name for role in parts.roles if role.precomputed)
         self.unknown, self.works_without_numbers = False, True
-        self.meter = Meter()
+        self.meter = Meter(torch.device(world.device).type)
 
     def run(self) -> list[str]:
         """Go through them. Returns what there is to say."""

@@ -1,4 +1,4 @@
-"""Runs with noise on embeddings."""
+"""Runs whose forwards run within something: noise on embeddings, activations that wait on the CPU."""
 
 from __future__ import annotations
 
@@ -56,3 +56,13 @@ def test_pairs_with_noise_share_no_beginning(configured: Configured, tmp_path: P
     rows.write_text('{"prompt": "How many are there in all of it?", "chosen": "Four.", "rejected": "Five."}\n' * 4)
     result = tk.train(configured(tmp_path / "run", data=str(rows), method="dpo", train={**NOISE, "steps": 2}))
     assert result.steps == 2
+
+
+@pytest.mark.parametrize("act", [tk.plan, tk.train])
+def test_activations_are_not_moved_from_the_cpu_to_the_cpu(
+    configured: Configured, tmp_path: Path, act: Callable[..., Any]
+) -> None:
+    config = configured(tmp_path / "run", train={"activation_offload": True})
+    with pytest.raises(UsageError, match=r"train\.activation_offload: this run computes on the CPU.*leave it out"):
+        act(config)
+    assert not (tmp_path / "run").exists()
