@@ -17,6 +17,7 @@ import first_step
 import generation
 import grpo
 import learning
+import memory
 import pictures
 import shared_prompt
 import startup
@@ -30,6 +31,7 @@ BENCHMARKS: dict[str, Callable[[bool], list[Section]]] = {
     "dpo": lambda quick: [dpo.run(quick)],
     "grpo": lambda quick: [grpo.run(quick)],
     "generation": lambda quick: [generation.run(quick)],
+    "memory": lambda quick: [memory.run(quick)],
     "learning": lambda quick: [learning.run(quick)],
     "shared_prompt": lambda quick: [shared_prompt.run(quick)],
     "pictures": lambda quick: [pictures.run(quick)],

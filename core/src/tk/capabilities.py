@@ -45,6 +45,11 @@ CAPABILITIES: dict[str, Capability] = {
     "messages": Capability("conversations are answered by a template of the engine's own", ("engines",)),
     "sleep": Capability("memory can be let go between requests", ("engines",)),
     "weight-update": Capability("weights can be replaced while it runs", ("engines",)),
+    "embedding-noise": Capability(
+        "what is trained on does not come from the model as it stands, so that its embeddings may have noise",
+        ("methods", "trainers"),
+    ),
+    "activation-offload": Capability("activations can wait in the memory of the CPU", ("trainers",)),
     "gradient-checkpointing": Capability("activations can be recomputed in the backward pass", ("models",)),
 }
 

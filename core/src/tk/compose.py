@@ -111,6 +111,10 @@ def _wished(config: Config) -> Iterator[tuple[str, str]]:
         yield "packing", "data.packing"
     if config.data.padding_side == "left":
         yield "padding-left", "data.padding_side"
+    if config.train.neftune_alpha:
+        yield "embedding-noise", "train.neftune_alpha"
+    if config.train.activation_offload:
+        yield "activation-offload", "train.activation_offload"
     if config.train.gradient_checkpointing:
         yield "gradient-checkpointing", "train.gradient_checkpointing"
     for word, name in config.sampling.needs.items():

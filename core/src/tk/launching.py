@@ -29,6 +29,12 @@ def launcher_of(plan: Plan) -> Launcher | None:
     return None if launcher.here else launcher
 
 
+def processes(plan: Plan) -> int:
+    """Of a run, as its launcher starts them, or as this process was started."""
+    launcher = launcher_of(plan)
+    return int(os.environ.get("WORLD_SIZE", "1")) if launcher is None else launcher.processes
+
+
 def command(plan: Plan, config: Path, flags: Sequence[str] = ()) -> list[str]:
     """The command of each process; the config is written to `config`."""
     write_file(config, to_yaml(plan.tree))

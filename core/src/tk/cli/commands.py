@@ -26,7 +26,7 @@ from tk.cli.generated import AnswerRows, Rows, scores_row, tell, vector_row
 from tk.cli.output import as_json, table
 from tk.cli.progress import Progress
 from tk.config.files import listed
-from tk.contracts import LM_HEAD, Head, TrainPlan, TrainResult
+from tk.contracts import LM_HEAD, Head, Memory, TrainPlan, TrainResult
 from tk.errors import DataError, UsageError
 from tk.files import write_file
 from tk.setup import TRAINED_ON, Given
@@ -291,6 +291,20 @@ def _print_plan(plan: TrainPlan) -> None:
         print(f"{name:16} {text}")
     for note in plan.notes:
         print(f"note             {note}")
+    if plan.memory is not None:
+        print()
+        table(*_memory_rows(plan.memory))
+
+
+def _memory_rows(memory: Memory) -> tuple[list[dict[str, str]], dict[str, str]]:
+    """A line of a process's peak by parts, and its headings."""
+    parts = ("weights", "gradients", "optimizer", "activations", "other", "total")
+    row = {name: f"{getattr(memory, name) / 2**20:,.0f} MiB" for name in parts}
+    row["total"] = f"{'about' if memory.complete else 'more than'} {row['total']}"
+    return [{"moment": memory.moment, **row}], {
+        "moment": "MEMORY OF A PROCESS",
+        **{name: name.upper() for name in parts},
+    }
 
 
 def _print_result(result: TrainResult) -> None:

@@ -98,11 +98,21 @@ class TrainSection:
         Literal["auto", "fp32", "bf16", "fp16"],
         doc("Type of the computation (autocast); auto: bf16 on a device that has it, else fp32."),
     ] = "auto"
+    neftune_alpha: Annotated[
+        float | None,
+        doc(
+            "Noise on embeddings in training (NEFTune, arXiv:2310.05914): uniform within ± this / √(tokens · size).",
+            gt=0,
+        ),
+    ] = None
     gradient_checkpointing: Annotated[bool, doc("Recompute activations in the backward pass to save memory.")] = False
     checkpointed_groups: Annotated[
         list[str],
         doc("Module groups whose activations are recomputed (language_model, vision_tower …); all unless given."),
     ] = field(default_factory=list)
+    activation_offload: Annotated[
+        bool, doc("What the backward pass needs of the forward waits in the memory of the CPU; for devices besides it.")
+    ] = False
     save_every: Annotated[
         int | None, doc("Optimizer steps between checkpoints; none but the last unless given.", ge=1)
     ] = None

@@ -27,7 +27,11 @@ class World:
 
 
 class Strategy(Protocol):
-    """How a model is spread over processes. Built as `target([options])`."""
+    """How a model is spread over processes. Built as `target([options])`.
+
+    One by which a process does not hold whole models by itself, alone or among others, says so with
+    `share(module: nn.Module, processes: int, precision: str) -> Share`, which is asked for estimates of memory, before `start`.
+    """
 
     def start(self) -> World:
         """Join the run's processes (torchrun's environment; alone where there is none)."""
@@ -90,11 +94,45 @@ class Checkpoint:
 
 
 @dataclass(frozen=True)
+class Share:
+    """What a process of a run holds of all models, as parts of what they are on one process.
+
+    gathered: bytes that it holds besides at the peak, of what the others have. kept: gradients have their memory all the time.
+    """
+
+    weights: float = 1.0
+    gradients: float = 1.0
+    optimizer: float = 1.0
+    gathered: int = 0
+    kept: bool = False
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of a process on its device, when it takes the most.
+
+    weights: of all models, adapters and buffers. activations: what is computed, and what is kept of it for the backward pass.
+    other: what is there without a model: interpreter, libraries, data.
+    moment: when this is. complete: nothing was left out, because it cannot be told without weights.
+    """
+
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+    other: int
+    total: int
+    moment: str
+    complete: bool = True
+
+
+@dataclass(frozen=True)
 class TrainPlan:
     """What a run would do, found without loading weights.
 
     rows, examples, tokens, supervised: of one epoch. steps: optimizer steps of the run. parameters: total and trainable.
     components: kind -> name, distribution, version of each resolved part. notes: what the user should know besides.
+    memory: an estimate; None in a run, which measures it.
     """
 
     rows: int
@@ -110,6 +148,7 @@ class TrainPlan:
     trainable: int
     components: Sequence[Mapping[str, str]] = ()
     notes: Sequence[str] = ()
+    memory: Memory | None = None
 
 
 @dataclass(frozen=True)
@@ -144,10 +183,12 @@ class Launcher(Protocol):
     """How the processes of a run are started. Built as `target([options])`.
 
     here: there is nothing to start, this process is the run. waits: `launch` returns when the run has ended.
+    processes: of the run.
     """
 
     here: bool
     waits: bool
+    processes: int
 
     def launch(self, command: Sequence[str], folder: Path, stdout: int | None = None) -> str:
         """Start processes of a command, which find one another by torchrun's environment, for a run in `folder`.

@@ -136,6 +136,10 @@ class Loader:
         )
         return made_ahead(self._window, planned, self.workers)
 
+    def window(self, epoch: int, number: int, done: int = 0) -> Window:
+        """A window of an epoch. done: windows before it."""
+        return self._window((done, epoch, number, self.members(epoch, number)))
+
     def updated(self, step: int, session: Session) -> None:
         """Nothing: the data does not depend on the model."""
 

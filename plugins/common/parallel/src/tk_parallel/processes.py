@@ -32,7 +32,7 @@ def join(timeout: float, *, always: bool = False) -> World:
     alone, for strategies that need one. Raises UsageError for an incomplete environment.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
-    device = _device()
+    device = own_device()
     if dist.is_initialized():
         return World(dist.get_rank(), dist.get_world_size(), device)
     if size == 1 and not always:
@@ -71,7 +71,8 @@ def _destroy() -> None:
     dist.destroy_process_group()
 
 
-def _device() -> str:
+def own_device() -> str:
+    """The device of this process: a GPU where there are any, by its number on the machine."""
     if not torch.cuda.is_available():
         return "cpu"
     local = int(os.environ.get("LOCAL_RANK", "0"))

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from torch.utils.checkpoint import checkpoint
 
 from tk.contracts import Stat
@@ -44,7 +45,7 @@ class Projection:
         if type(linear) is not nn.Linear:
             return False
         parameters = [p for p in (linear.weight, linear.bias) if p is not None]
-        plain = all(type(p) in (Tensor, nn.Parameter) and not p.requires_grad for p in parameters)
+        plain = not any(is_traceable_wrapper_subclass(p) or p.requires_grad for p in parameters)  # sharded, quantised
         hooked = bool(linear._forward_hooks or linear._forward_pre_hooks or linear._backward_hooks)
         return plain and not hooked and linear.weight.shape == (linear.out_features, linear.in_features)
 

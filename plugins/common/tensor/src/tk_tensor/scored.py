@@ -21,6 +21,7 @@ from tk.errors import TkError
 from tk_tensor.head import STATISTICS, Projection, statistics, wide
 from tk_tensor.probe import at_rest
 from tk_tensor.route import Route, route_of
+from tk_tensor.surroundings import Surrounding
 
 MODULES = "modules_by_role"
 """Name of the scored model's part that holds the roles' modules; what names of its weights begin with."""
@@ -50,7 +51,7 @@ class ScoredModel(nn.Module):
     """Backbone → selected positions → head → statistics, for each pass of a batch.
 
     modules_by_role: the distinct modules by the role that owns each. heads_by_role: linear heads on another role's module.
-    chunk: positions whose logits are in memory at once.
+    chunk: positions whose logits are in memory at once. surroundings: what passes that are differentiated run within.
     """
 
     def __init__(
@@ -59,12 +60,14 @@ class ScoredModel(nn.Module):
         seats: Mapping[str, Seat],
         chunk: int = 1024,
         heads: Mapping[str, nn.Module] | None = None,
+        surroundings: Sequence[Surrounding] = (),
     ) -> None:
         super().__init__()
         self.modules_by_role = nn.ModuleDict(modules)
         self.heads_by_role = nn.ModuleDict(heads or {})
         self.seats = dict(seats)
         self.chunk = chunk
+        self.surroundings = tuple(surroundings)
 
     def forward(
         self, inputs: Mapping[str, Any], fields: Mapping[str, Any], passes: Sequence[Pass]
@@ -98,6 +101,8 @@ class ScoredModel(nn.Module):
                     stack.enter_context(at_rest(module))
                 if seat.untuned is not None:
                     stack.enter_context(seat.untuned(module))
+                for surrounding in self.surroundings if request.grad else ():
+                    stack.enter_context(surrounding(module, inputs, fields))
                 outputs[request.key] = self._score(request, inputs, fields, states, asked[request.role, request.grad])
             asked[request.role, request.grad] += 1
         return outputs
@@ -184,11 +189,15 @@ HIDDEN: Mapping[str, Callable[[Callable[[Tensor], Tensor], Tensor, Mapping[str, 
 
 
 def build_scored(
-    models: Mapping[str, LoadedModel], roles: Sequence[Role], tuner: Tuner | None = None, chunk: int = 1024
+    models: Mapping[str, LoadedModel],
+    roles: Sequence[Role],
+    tuner: Tuner | None = None,
+    chunk: int = 1024,
+    surroundings: Sequence[Surrounding] = (),
 ) -> ScoredModel:
     """The scored module of a run. models: by role, for the roles with a module of their own (`role.of` is empty).
 
-    tuner: what switches an adapter off, where a role asks for it.
+    tuner: what switches an adapter off, where a role asks for it. surroundings: of passes that are differentiated.
 
     Raises TkError where a role has no model, or shares one that is not there.
     """
@@ -213,7 +222,7 @@ def build_scored(
         untuned = tuner.adapter_off if role.adapter_off and tuner else None
         own, pooling = role.name if role.name in heads else "", models[key].head.pooling or "mean"
         seats[role.name] = Seat(key, routes[key], untuned, own, pooling)
-    return ScoredModel({key: models[key].module for key in routes}, seats, chunk, heads)
+    return ScoredModel({key: models[key].module for key in routes}, seats, chunk, heads, surroundings)
 
 
 def _own_head(role: Role, module: nn.Module) -> nn.Linear:

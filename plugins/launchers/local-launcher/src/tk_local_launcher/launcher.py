@@ -33,6 +33,7 @@ class LocalLauncher:
 
     def __init__(self, options: LocalOptions) -> None:
         self._options = options
+        self.processes = options.processes
         self.here = options.processes == 1
 
     def launch(self, command: Sequence[str], folder: Path, stdout: int | None = None) -> str:

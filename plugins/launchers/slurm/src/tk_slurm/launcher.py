@@ -23,6 +23,7 @@ class SlurmLauncher:
 
     def __init__(self, options: SlurmOptions) -> None:
         self._options = options
+        self.processes = options.nodes * options.processes_per_node
 
     def launch(self, command: Sequence[str], folder: Path, stdout: int | None = None) -> str:
         if shutil.which("sbatch") is None:

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from tk import MethodSpec, hookimpl
 
-SUPPORTS = ("packing", "padding-left")
+SUPPORTS = ("packing", "embedding-noise", "padding-left")
 
 
 @hookimpl

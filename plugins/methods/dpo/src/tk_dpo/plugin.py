@@ -12,6 +12,6 @@ def tk_methods() -> Iterable[MethodSpec]:
         target="tk_dpo.method:Dpo",
         config="tk_dpo.options:DpoOptions",
         summary="Preference pairs: DPO, IPO, hinge, BCO and mixtures of them.",
-        supports=("packing", "padding-left", "index-select", "shared-prefix"),
+        supports=("packing", "embedding-noise", "padding-left", "index-select", "shared-prefix"),
         defaults={"losses": {"sigmoid": 1.0}},
     )

@@ -12,6 +12,6 @@ def tk_methods() -> Iterable[MethodSpec]:
         target="tk_embedding.method:Embedding",
         config="tk_embedding.options:EmbeddingOptions",
         summary="Vectors of texts: queries near the passages that answer them.",
-        supports=("packing", "padding-left"),
+        supports=("packing", "embedding-noise", "padding-left"),
         defaults={"losses": {"info-nce": 1.0}},
     )

@@ -11,6 +11,6 @@ def tk_methods() -> Iterable[MethodSpec]:
         name="reward",
         target="tk_reward.method:Reward",
         summary="A reward model: one score an answer, trained on preference pairs.",
-        supports=("packing", "padding-left", "shared-prefix"),
+        supports=("packing", "embedding-noise", "padding-left", "shared-prefix"),
         defaults={"losses": {"bradley-terry": 1.0}},
     )

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from tk.contracts import Share
 from tk.errors import TkError
 from tk_ddp.options import DdpOptions
 from tk_parallel.strategy import TorchStrategy, autocast
@@ -54,6 +55,10 @@ class Ddp(TorchStrategy):
             gradient_as_bucket_view=True,
             bucket_cap_mb=self._options.bucket_mb,
         )
+
+    def share(self, module: nn.Module, processes: int, precision: str) -> Share:
+        """All of everything; among others, the buckets that gradients are exchanged in hold them all the time."""
+        return Share(kept=processes > 1)
 
     def plain(self, module: nn.Module) -> nn.Module:
         while isinstance(module, DistributedDataParallel | Autocast):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 
 import torch
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
+from tk.contracts import Share
 from tk.errors import UsageError
 from tk_fsdp.options import FsdpOptions
 from tk_parallel.strategy import DTYPES, TorchStrategy
@@ -36,6 +38,21 @@ class Fsdp(TorchStrategy):
         policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=reduce, cast_forward_inputs=False)
         return fully_shard(module, mesh=mesh, reshard_after_forward=False, mp_policy=policy)
 
+    def share(self, module: nn.Module, processes: int, precision: str) -> Share:
+        """A part of each tensor; and gathered from the others, in the type of the computation: what is in no block from its
+        forward to the end of the backward pass, and of the blocks two at a time, the one at work and the next."""
+        if processes == 1:
+            return Share()
+        owned = {id(p): p for p in module.parameters()}
+        sizes = []
+        for block in blocks(module, self._options.blocks):
+            own = {id(p): owned.pop(id(p)) for p in block.parameters() if id(p) in owned}
+            sizes.append(sum(map(partial(_gathered, precision=precision), own.values())))
+        outside = sum(map(partial(_gathered, precision=precision), owned.values()))
+        inside = sum(sorted(sizes)[-2:]) if self._options.reshard_after_forward else sum(sizes)
+        part = 1 / processes
+        return Share(part, part, part, gathered=outside + inside)
+
     def synchronise(self, module: nn.Module, last: bool) -> AbstractContextManager[None]:
         assert isinstance(module, FSDPModule)
         module.set_requires_gradient_sync(last)
@@ -47,6 +64,12 @@ class Fsdp(TorchStrategy):
             if isinstance(part, FSDPModule):
                 part.reshard()
         return module
+
+
+def _gathered(parameter: nn.Parameter, precision: str) -> int:
+    """Bytes of a whole parameter, and of its gradient before it is spread."""
+    size = parameter.element_size() if precision == "fp32" else DTYPES[precision].itemsize
+    return parameter.numel() * size * (2 if parameter.requires_grad else 1)
 
 
 def blocks(module: nn.Module, classes: Sequence[str] | None = None) -> list[nn.Module]:

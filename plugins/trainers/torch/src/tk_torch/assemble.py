@@ -21,6 +21,7 @@ from tk_data.prepare import Prepared, prepare
 from tk_tensor.given import Collate, with_given
 from tk_tensor.packing import probe_packing, probe_shared_prefix
 from tk_tensor.scored import ScoredModel, build_scored
+from tk_tensor.surroundings import EmbeddingNoise, Offload, Surrounding
 from tk_torch.precision import computing, keep_updates, loaded_in
 from tk_torch.settings import Configured
 from tk_torch.start import Start
@@ -88,6 +89,7 @@ def assemble(plan: Plan, world: World, *, device: str, start: Start | None = Non
     method = plan.method()
     if hasattr(method, "check"):
         method.check(Configured(plan))
+    around = surroundings(plan, world.device)
     rewards = scorers(plan)
     taking_part = [role for role in method.roles() if not (precomputed and role.precomputed)]
     if device == "cpu" != world.device and "flash" in plan.config.model.attention:
@@ -133,10 +135,21 @@ def assemble(plan: Plan, world: World, *, device: str, start: Start | None = Non
         workers=config.data.workers,
     )
     with computing(plan, world.device):
-        scored = build_scored(models, roles, tuners[next(iter(tuners))])
-    further = judges(plan, Path(config.output.dir) / "engine") if rewards else None
+        scored = build_scored(models, roles, tuners[next(iter(tuners))], surroundings=around)
+    further = judges(plan, Path(config.output.dir) / "engine") if rewards and device != "meta" else None
     scoring = Scoring(rewards, data.columns, further)
     return Parts(method, collate, roles, models, tuners, template, data, layout, loader, scored, scoring, notes)
+
+
+def surroundings(plan: Plan, device: str) -> list[Surrounding]:
+    """What the run's differentiated forwards run within. Raises UsageError for what has no use on the device."""
+    train = plan.config.train
+    if train.activation_offload and device == "cpu":
+        raise UsageError(
+            "train.activation_offload: this run computes on the CPU, in whose memory activations are anyway: leave it out."
+        )
+    found: list[Surrounding] = [EmbeddingNoise(train.neftune_alpha)] if train.neftune_alpha else []
+    return [*found, Offload()] if train.activation_offload else found
 
 
 def load(plan: Plan, role: Role, device: str, dtype: str) -> LoadedModel:
@@ -255,7 +268,7 @@ def _recompute(model: LoadedModel, groups: Sequence[str]) -> None:
 def _shares_prefixes(plan: Plan, models: Mapping[str, LoadedModel], notes: list[str]) -> bool:
     """Whether samples that begin alike may share a row: where method and models can. Says so where a model cannot."""
     wished = plan.config.data.shared_prefix == "auto" and "shared-prefix" in plan.one("method").component.spec.supports
-    if not wished:
+    if not wished or plan.config.train.neftune_alpha:  # each sample has noise of its own
         return False
     tuned = "shared-prefix" in plan.one("tuner").component.spec.supports
     unable = [m for m in models.values() if not tuned or not probe_shared_prefix(m.module, m.media)]

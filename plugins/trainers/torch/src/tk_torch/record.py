@@ -200,6 +200,14 @@ def peak_memory(device: str) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
+def resident_memory() -> int:
+    """Bytes that this process has in memory; the most that it has had, on systems that do not tell."""
+    status = Path("/proc/self/statm")
+    if not status.exists():
+        return peak_memory("cpu")
+    return int(status.read_text(encoding="ascii").split()[1]) * resource.getpagesize()
+
+
 def _until(path: Path, step: int) -> str:
     """The log's whole lines up to a step."""
     if not step or not path.is_file():

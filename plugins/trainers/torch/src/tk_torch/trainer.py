@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,9 @@ from tk.contracts import Checkpoint, Moment, Schedule, Strategy, Tracker, TrainP
 from tk.errors import TkError, UsageError
 from tk.files import explained
 from tk.inference import uses_of
+from tk.launching import processes
 from tk.scoring import means
-from tk_parallel.processes import exchange
+from tk_parallel.processes import exchange, own_device
 from tk_torch import files, precomputed, resume
 from tk_torch.answers import answers, compared, refusal
 from tk_torch.assemble import assemble, described
@@ -29,7 +30,7 @@ from tk_torch.evaluate import evaluate
 from tk_torch.options import TorchOptions
 from tk_torch.precision import computed_in
 from tk_torch.ranks import check_same_run, on_rank_0
-from tk_torch.record import CHECKPOINTS, FINAL, Record, claim, peak_memory
+from tk_torch.record import CHECKPOINTS, FINAL, Record, claim, peak_memory, resident_memory
 from tk_torch.resume import Progress
 from tk_torch.seeds import seed_everything
 from tk_torch.session import Running, role_weights
@@ -50,9 +51,14 @@ class TorchTrainer:
 
     def plan(self, plan: Plan) -> TrainPlan:
         """What `fit` would do: the data is read and encoded, the models have shapes only."""
-        world = World(0, int(os.environ.get("WORLD_SIZE", "1")), "cpu")
+        world = World(0, processes(plan), own_device())
         parts = assemble(plan, world, device="meta")
-        return described(plan, parts, world, len(parts.method.source(parts.loader, Unstarted(plan))))
+        other = resident_memory() if world.device == "cpu" else 0
+        found = described(plan, parts, world, len(parts.method.source(parts.loader, Unstarted(plan))))
+        from tk_torch.memory import estimate  # what it counts with is not needed in a run
+
+        memory, notes = estimate(plan, parts, world, other)
+        return replace(found, memory=memory, notes=[*found.notes, *notes])
 
     def fit(self, plan: Plan, observers: Sequence[Tracker] = ()) -> TrainResult:
         """Train. `observers` are told of the run's figures on rank 0, besides the config's trackers."""
