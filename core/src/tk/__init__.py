@@ -14,6 +14,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from tk.api import chat as chat
     from tk.api import embed as embed
+    from tk.api import engine as engine
     from tk.api import export as export
     from tk.api import infer as infer
     from tk.api import load_config as load_config
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from tk.api import train as train
 
 _HOMES = {
-    "tk.api": ("train", "infer", "score", "embed", "export", "chat", "serve", "plan", "load_config"),
+    "tk.api": ("train", "infer", "score", "embed", "export", "chat", "serve", "engine", "plan", "load_config"),
     "tk.errors": ("TkError", "UsageError", "ConfigError", "DataError"),
     "tk.hookspecs": ("hookimpl",),
     "tk.local": ("component",),

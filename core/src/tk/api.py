@@ -18,6 +18,7 @@ from tk.config.resolve import Config
 from tk.errors import UsageError
 
 if TYPE_CHECKING:
+    from tk.asking import Asking
     from tk.compose import Plan
     from tk.contracts import Serving, Tracker, TrainPlan, TrainResult
     from tk.inference import Answer, Conversation, Numbers
@@ -89,6 +90,16 @@ def serve(config: Any = None, *, run: str | Path | None = None, **sections: Any)
     serving = inference.serving(setup.plan(setup.given_from(config, sections, run)), _folder(run))
     serving.start()
     return serving
+
+
+def engine(config: Any = None, *, run: str | Path | None = None, **sections: Any) -> Asking:
+    """An engine with its model: `with tk.engine(model=…) as engine: engine.generate(["Hello"], max_tokens=20)`.
+
+    The section of the same name is a keyword too: `tk.engine(model=…, engine={"name": "vllm", "python": …})`.
+    """
+    from tk import asking
+
+    return asking.Asking(setup.plan(setup.given_from(config, sections, run)), _folder(run))
 
 
 def export(

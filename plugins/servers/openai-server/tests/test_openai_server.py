@@ -459,9 +459,7 @@ def test_with_tools_text_is_streamed_until_a_call_may_begin(
     folder = tiny_checkpoint(tmp_path / "caller", "llama", vocab=300, max_position_embeddings=4096)
     (folder / "said.txt").write_text(said)
     plugin = {"files": [str(Path(__file__).parent / "said.py")]}
-    with tk.serve(
-        model=str(folder), template="chatml", engines={"own": {"name": "spoken"}}, plugins=plugin, server={"port": 0}
-    ) as serving:
+    with tk.serve(model=str(folder), template="chatml", engine="spoken", plugins=plugin, server={"port": 0}) as serving:
         client = openai.OpenAI(base_url=f"{serving.url}/v1", api_key="none", max_retries=0)
         asked: dict[str, Any] = {"model": "caller", "messages": HELLO, "tools": [TOOL]}
         whole = client.chat.completions.create(**asked).choices[0]

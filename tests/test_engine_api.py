@@ -1,0 +1,38 @@
+"""`tk.engine`: prompts of every form, pieces, adapters' names and errors, from Python."""
+
+
+import pytest
+
+import tk
+from tk.errors import UsageError
+from tk_conformance.tiny import tiny_checkpoint
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(tiny_checkpoint(tmp_path_factory.mktemp("m") / "llama", vocab=300))
+
+
+def test_prompts_are_said_in_any_form(base: str) -> None:
+    with tk.engine(model=base, template="chatml", sampling={"max_tokens": 6}) as engine:
+        said = [
+            "Hello",
+            [{"role": "user", "content": "Hello"}],
+            [tk.Message("user", "Hello")],
+            tk.Sample((tk.Message("user", "Hello"),)),
+        ]
+        answers = engine.generate(said)
+        assert len({own[0].ids for own in answers}) == 1
+        assert len(answers[0][0].ids) == 6
+        pieces = list(engine.stream("Hello"))
+        assert "".join(piece.text for piece in pieces) == answers[0][0].text
+        (tokens,) = engine.generate([[5, 6, 7]], n=2, temperature=1.0, seed=1, logprobs=True, max_tokens=3)
+        assert [len(c.logps or ()) for c in tokens] == [3, 3]
+
+
+def test_what_cannot_be_asked_is_told(base: str) -> None:
+    with tk.engine(model=base, template="chatml") as engine:
+        with pytest.raises(UsageError, match="sampling: .*'heat'"):
+            engine.generate(["Hello"], heat=2)
+        with pytest.raises(UsageError, match="There is no adapter 'loud'"):
+            engine.generate(["Hello"], adapter="loud")
