@@ -18,6 +18,7 @@ import generation
 import grpo
 import learning
 import pictures
+import serving
 import shared_prompt
 import startup
 import throughput
@@ -30,6 +31,7 @@ BENCHMARKS: dict[str, Callable[[bool], list[Section]]] = {
     "dpo": lambda quick: [dpo.run(quick)],
     "grpo": lambda quick: [grpo.run(quick)],
     "generation": lambda quick: [generation.run(quick)],
+    "serving": lambda quick: [serving.run(quick)],
     "learning": lambda quick: [learning.run(quick)],
     "shared_prompt": lambda quick: [shared_prompt.run(quick)],
     "pictures": lambda quick: [pictures.run(quick)],
