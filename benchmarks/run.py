@@ -19,6 +19,7 @@ import grpo
 import learning
 import memory
 import pictures
+import serving
 import shared_prompt
 import startup
 import throughput
@@ -32,6 +33,7 @@ BENCHMARKS: dict[str, Callable[[bool], list[Section]]] = {
     "grpo": lambda quick: [grpo.run(quick)],
     "generation": lambda quick: [generation.run(quick)],
     "memory": lambda quick: [memory.run(quick)],
+    "serving": lambda quick: [serving.run(quick)],
     "learning": lambda quick: [learning.run(quick)],
     "shared_prompt": lambda quick: [shared_prompt.run(quick)],
     "pictures": lambda quick: [pictures.run(quick)],

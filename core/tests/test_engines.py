@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import count
 
 import pytest
 
+from tk.capabilities import CAPABILITIES
 from tk.contracts import Completion, Delta, Engine, Request, Sampling
 from tk.dispatch import Dispatcher
 from tk.engines import Base, Batched, generate, generate_each, stream
@@ -205,6 +207,65 @@ def test_who_leaves_is_forgotten(engine: Backwards, dispatcher: Dispatcher) -> N
             await asyncio.sleep(0.001)
 
     asyncio.run(asyncio.wait_for(leaving(), 5))
+
+
+def test_who_leaves_has_no_place_after_the_step_that_runs(engine: Backwards) -> None:
+    gate, held = threading.Semaphore(0), list[int]()
+
+    class Gated(Backwards):
+        def step(self) -> list[Delta]:
+            gate.acquire()
+            held.append(len(self.flying))
+            return super().step()
+
+    dispatcher = Dispatcher(Gated())
+
+    async def leaving() -> None:
+        pieces = dispatcher.stream([asked(*range(20, 60), n=3)])
+        gate.release()
+        await anext(pieces)
+        await pieces.aclose()  # type: ignore[attr-defined]
+        other = asyncio.ensure_future(dispatcher.generate([asked(7)]))
+        for _ in range(2):
+            await asyncio.sleep(0)
+            gate.release()
+        ((answer,),) = await other
+        assert answer.text == "7 "
+
+    asyncio.run(asyncio.wait_for(leaving(), 5))
+    assert held in ([3, 1], [3, 3, 1]), "at most the step that was under way still had it"
+    dispatcher.close()
+
+
+def test_some_that_are_meant_end_and_the_others_go_on(dispatcher: Dispatcher) -> None:
+    async def ending() -> list[object]:
+        long = Request([5] * 20_000, Sampling(max_tokens=20_000))
+        both = [asyncio.ensure_future(dispatcher.generate([r])) for r in (replace(long, adapter="gone"), long)]
+        await asyncio.sleep(0.01)
+        dispatcher.call(lambda _: dispatcher.end(lambda request: request.adapter == "gone", TkError("It has gone.")))
+        return await asyncio.gather(*both, return_exceptions=True)
+
+    failed, found = asyncio.run(asyncio.wait_for(ending(), 30))
+    assert str(failed) == "It has gone."
+    assert isinstance(found, list)
+    assert len(found[0][0].ids) == 20_000
+
+
+def test_an_engine_says_what_more_it_can_and_a_request_what_it_needs() -> None:
+    plain = Request([1], Sampling(temperature=0.5, top_k=3, repetition_penalty=1.2, logprobs=True))
+    more = Sampling(logprobs=True, top_logprobs=2, presence_penalty=0.5, min_p=0.1, logit_bias={"3": 1.0})
+    assert plain.needs == {}
+    assert {**Request([1], more, prompt_logps=True, model_logps=True).needs} == {
+        "prompt-logprobs": "prompt_logps",
+        "model-logprobs": "model_logps",
+        "top-logprobs": "top_logprobs",
+        "penalties": "presence_penalty",
+        "min-p": "min_p",
+        "logit-bias": "logit_bias",
+    }
+    assert all(word in CAPABILITIES for word in Request([1], more, prompt_logps=True, model_logps=True).needs)
+    with pytest.raises(ValueError, match="set logprobs"):
+        Sampling(top_logprobs=2)
 
 
 def test_what_is_called_runs_between_steps_and_its_error_comes_back(engine: Backwards, dispatcher: Dispatcher) -> None:

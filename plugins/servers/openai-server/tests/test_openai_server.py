@@ -172,11 +172,15 @@ def test_log_probs_of_the_sampled_distribution_are_an_option(model: Path) -> Non
 
 
 def test_what_the_engine_cannot_do_is_refused(calling: tuple[openai.OpenAI, Path]) -> None:
-    client, _ = calling
+    client, says = calling
     with pytest.raises(openai.BadRequestError, match="top_logprobs: the engine said does not support"):
         client.chat.completions.create(model="caller", messages=HELLO, logprobs=True, top_logprobs=1)  # type: ignore[arg-type]
     with pytest.raises(openai.BadRequestError, match="echo: the engine said does not support"):
         client.completions.create(model="caller", prompt="x", logprobs=0, echo=True, max_tokens=0)
+    plugin = {"files": [str(Path(__file__).parent / "said.py")]}
+    own: dict[str, Any] = {"engines": {"own": {"name": "said"}}, "plugins": plugin, "template": "chatml"}
+    with pytest.raises(tk.UsageError, match=r"sampling.min_p needs 'min-p', which engines.own"):
+        tk.serve(model=str(says.parent), sampling={"min_p": 0.1}, server={"port": 0}, **own)
 
 
 def test_tokens_are_made_likelier_and_less_likely(client: openai.OpenAI) -> None:

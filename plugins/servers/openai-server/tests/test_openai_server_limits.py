@@ -104,6 +104,41 @@ def test_a_body_that_does_not_come_is_not_waited_for(model: str) -> None:
             assert b"408" in slow.recv(100)
 
 
+def test_a_client_that_does_not_read_its_answer_frees_its_place_in_time(model: str) -> None:
+    """Its answer is more than sockets hold, and it takes none of it."""
+    with tk.serve(model=model, server={"port": 0, "timeout": 1.0}) as serving:
+        body = json.dumps({**LONG, "prompt": ["x"] * 64, "n": 4, "logprobs": 20}).encode()
+        url = httpx.URL(serving.url)
+        with socket.socket() as own:
+            own.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            own.connect((url.host, url.port or 0))
+            own.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n")
+            own.sendall(f"Content-Length: {len(body)}\r\n\r\n".encode() + body)
+            assert until(lambda: in_flight(serving.url) == 1)
+            assert until(lambda: in_flight(serving.url) == 0, 20)
+        done = httpx.post(f"{serving.url}/v1/completions", json={"model": "tiny", "prompt": "x", "max_tokens": 1})
+        assert done.status_code == 200
+
+
+def test_clients_that_are_slow_to_ask_keep_nobody_waiting(model: str) -> None:
+    with tk.serve(model=model, server={"port": 0, "max_requests": 4}) as serving:
+        url = httpx.URL(serving.url)
+        slow = [socket.create_connection((url.host, url.port or 0), timeout=10) for _ in range(50)]
+        for each in slow:
+            each.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nX-Slow: ")
+        done = httpx.post(f"{serving.url}/v1/completions", json={"model": "tiny", "prompt": "x", "max_tokens": 1})
+        assert done.status_code == 200
+        for each in slow:
+            each.close()
+
+
+def test_a_prompt_of_a_hundred_thousand_tokens_is_refused(model: str) -> None:
+    with tk.serve(model=model, server={"port": 0}) as serving:
+        for prompt in ([5] * 100_000, "word " * 100_000):
+            done = httpx.post(f"{serving.url}/v1/completions", json={"model": "tiny", "prompt": prompt}, timeout=30)
+            assert (done.status_code, done.json()["error"]["code"]) == (400, "context_length_exceeded")
+
+
 def test_a_body_of_unknown_length_is_bounded(model: str) -> None:
     with tk.serve(model=model, server={"port": 0, "max_body": 1000}) as serving:
         pieces = (b"x" * 100 for _ in range(50))

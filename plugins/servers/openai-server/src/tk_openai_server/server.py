@@ -18,6 +18,9 @@ from tk_openai_server.app import create_app
 from tk_openai_server.options import ServerOptions
 from tk_openai_server.served import Served
 
+KEPT = 75
+"""Seconds that an idle connection is kept: longer than clients keep theirs, which else send into one that is just being closed."""
+
 
 class OpenaiServer:
     """Implements tk.contracts.Server."""
@@ -47,7 +50,11 @@ class Serving:
         self.model = served.name
         self._socket = listening
         config = uvicorn.Config(
-            create_app(served, options), log_level="warning", timeout_graceful_shutdown=options.drain, access_log=False
+            create_app(served, options),
+            log_level="warning",
+            access_log=False,
+            timeout_graceful_shutdown=options.drain,
+            timeout_keep_alive=KEPT,
         )
         self._server = uvicorn.Server(config)
         self._thread: threading.Thread | None = None

@@ -1,0 +1,35 @@
+"""A server under many clients, in short: the benchmark `serving` on a tiny model. Nobody gets an error; memory does not grow."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+
+import pytest
+
+from tk_conformance.tiny import tiny_checkpoint
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="the memory of a process is read from /proc"),
+]
+
+
+def test_many_clients_are_answered_or_told_to_come_again_and_memory_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import serving
+
+    model = tiny_checkpoint(tmp_path / "tiny", "llama")
+    with serving.served(model, tmp_path / "server.txt") as (own, url):
+        heard = asyncio.run(serving.soak(url, "tiny", 15))
+        assert not heard.errors
+        assert heard.answers > 64
+        assert heard.later > 0, "64 clients are more than are let in"
+        marks, unanswered = serving.watched(own, url, "tiny", 3000, 500)
+        assert unanswered == 0
+        assert serving.growth(marks, 3000) < serving.GROWTH, marks
