@@ -125,6 +125,8 @@ def runtime(plan: Plan, run: Path | None, head: Head = LM_HEAD, *, adapters: boo
     """
     if plan.config.model.adapters and not adapters:
         raise UsageError("model.adapters: nothing here chooses among them; what one run has trained is used by --run.")
+    engine = default_engine(plan)
+    engine.component.require("engines", engine.options)
     model, tuner = load(plan, run, head)
     if model.head.kind != head.kind:
         raise UsageError(
@@ -133,7 +135,7 @@ def runtime(plan: Plan, run: Path | None, head: Head = LM_HEAD, *, adapters: boo
     if plan.config.model.adapters:
         _add_adapters(plan, model, tuner)
     template = plan.one("template").build(tokenizer=model.tokenizer, media=model.media)
-    return Runtime(model, template, default_engine(plan).build(model=model))
+    return Runtime(model, template, engine.build(model=model))
 
 
 def _add_adapters(plan: Plan, model: LoadedModel, tuner: Tuner | None) -> None:
@@ -341,7 +343,9 @@ class Conversation:
 
 def serving(plan: Plan, run: Path | None) -> Serving:
     """A plan's server with the model, or with what `run` has trained of it."""
-    server: Server = plan.one("server").build()
+    chosen = plan.one("server")
+    chosen.component.require("server", chosen.options)
+    server: Server = chosen.build()
     return server.open(plan, run, trained_head(plan) if run else LM_HEAD)
 
 
