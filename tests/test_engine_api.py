@@ -1,6 +1,5 @@
 """`tk.engine`: prompts of every form, pieces, adapters' names and errors, from Python."""
 
-
 import pytest
 
 import tk

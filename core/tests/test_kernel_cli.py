@@ -6,61 +6,12 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from tk.cli.run import split_flags
 
 HEAVY = ("torch", "transformers", "datasets", "rich", "pydantic", "numpy", "click", "peft", "ruamel.yaml", "asyncio")
-
-PLUGIN = """
-    from dataclasses import dataclass
-    from typing import Annotated
-    from tk import *
-    from tk import doc, hookimpl
-
-    @dataclass(frozen=True)
-    class Options:
-        \"\"\"Adapters.\"\"\"
-        rank: Annotated[int, doc("Rank of the matrices.", gt=0)] = 8
-        rslora: Annotated[bool, doc("Scale by the root.")] = False
-
-    @hookimpl
-    def tk_kinds():
-        yield KindSpec(name="moods", singular="mood", summary="Moods of a run.")
-
-    @hookimpl
-    def tk_moods():
-        yield Spec(name="glad", target="x:y", summary="A glad one.")
-
-    @hookimpl
-    def tk_commands():
-        yield CommandSpec(name="hello", target="tk_plugin_words:hello", summary="Says hello.")
-
-    @hookimpl
-    def tk_tuners():
-        yield TunerSpec(name="lora", target="tk_plugin_words:Options", config=Options, summary="Low rank.")
-
-    def hello(name: str = "you"):
-        print("hello", name)
-"""
-
-
-@pytest.fixture
-def tk(install, site, tmp_path: Path):
-    """Run `tk` in a process of its own, with one test plugin and no other."""
-    install("tk-plugin-words", PLUGIN)
-
-    def run(*args: str, env: dict[str, str] | None = None, modules: bool = False) -> subprocess.CompletedProcess[str]:
-        code = "import sys; sys.argv[0]='tk'\nfrom tk.cli import main\ntry:\n    main()\nfinally:\n"
-        code += "    print('MODULES', *sorted(sys.modules), file=sys.stderr)" if modules else "    pass"
-        environ = {**os.environ, "PYTHONPATH": str(site), "TK_PLUGINS": "tk-plugin-words", **(env or {})}
-        return subprocess.run(
-            [sys.executable, "-c", code, *args], capture_output=True, text=True, env=environ, cwd=tmp_path, timeout=120
-        )
-
-    return run
 
 
 @pytest.mark.parametrize(
@@ -169,6 +120,7 @@ def test_flags_are_taken_out_before_parsing():
 
 
 def test_python_m_tk_is_the_command(tk, site):
-    environ = {**os.environ, "PYTHONPATH": str(site)}
+    path = os.pathsep.join(filter(None, (str(site), os.environ.get("PYTHONPATH"))))
+    environ = {**os.environ, "PYTHONPATH": path}
     result = subprocess.run([sys.executable, "-m", "tk", "--version"], capture_output=True, text=True, env=environ)
     assert result.stdout.startswith("tk ")

@@ -35,8 +35,8 @@ BROKEN = {
     "exit": ("raise SystemExit(3)", "SystemExit: 3"),
     "endless recursion": ("def f(): return f()\nf()", "RecursionError"),
     "keyboard abort of its own": ("raise GeneratorExit", "GeneratorExit"),
-    "wrong api": ("TK_API = 99", "written for kernel API 99, and this kernel has 1: upgrade tk-kernel"),
-    "api of the past": ("TK_API = 0", "upgrade the plugin"),
+    "wrong api": ("TK_API = 99", "written for kernel API 99, and this kernel has 1: pip install --upgrade tk-kernel"),
+    "api of the past": ("TK_API = 0", "pip install --upgrade tk-plugin-bad"),
     "hook raises": (
         "from tk import hookimpl\n@hookimpl\ndef tk_rewards():\n    raise ValueError('no luck')",
         "ValueError: no luck",
@@ -91,7 +91,7 @@ def test_a_broken_plugin_is_listed_with_its_reason_and_breaks_nothing_else(case,
     registry = plugins.load(Selection(), found=found())
     states = {p.distribution: p for p in registry.plugins}
     assert states["tk-plugin-bad"].status == "broken"
-    assert reason in states["tk-plugin-bad"].reason
+    assert reason in states["tk-plugin-bad"].problem
     assert states["tk-plugin-good"].status == "ok"
     assert registry.get("rewards", "good").name == "good"
     assert capfd.readouterr() == ("", "")

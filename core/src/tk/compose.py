@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +54,12 @@ class Plan:
         for section, group in self.config.groups.items():
             for key, chosen in group.items():
                 yield f"{section}.{key}", chosen
+
+    def require(self, *, but: Collection[str] = ()) -> None:
+        """Raises TkError where a part needs something that is not here. `but`: paths that are not asked about."""
+        for path, chosen in self.parts():
+            if path not in but:
+                chosen.component.require(path, chosen.options)
 
     def described(self) -> list[dict[str, str]]:
         """Kind, name, distribution and version of every part, for plans and run.json."""

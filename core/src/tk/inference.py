@@ -137,6 +137,7 @@ def runtime(
     if plan.config.model.adapters and not adapters:
         raise UsageError("model.adapters: nothing here chooses among them; what one run has trained is used by --run.")
     engine = plan.one("engine")
+    engine.component.require("engine", engine.options)
     own = "shared-module" not in engine.component.spec.supports
     model, tuner = load(plan, run, head, device="meta" if own else "auto")
     if model.head.kind != head.kind:
@@ -383,7 +384,9 @@ class Conversation:
 
 def serving(plan: Plan, run: Path | None) -> Serving:
     """A plan's server with the model, or with what `run` has trained of it."""
-    server: Server = plan.one("server").build()
+    chosen = plan.one("server")
+    chosen.component.require("server", chosen.options)
+    server: Server = chosen.build()
     return server.open(plan, run, trained_head(plan) if run else LM_HEAD)
 
 

@@ -47,6 +47,7 @@ def argv(config: Path, flags: Sequence[str] = ()) -> list[str]:
 
 def launch(plan: Plan, launcher: Launcher, *, json: bool = False) -> str:
     """Start the run, whose first process prints what a run prints. Returns to whom it was handed over, "" where it is done."""
+    _require(plan)
     folder = Path(plan.config.output.dir)
     if launcher.waits:
         with TemporaryDirectory(prefix="tk-") as own:
@@ -72,6 +73,7 @@ def result_of(plan: Plan, launcher: Launcher) -> TrainResult:
     """Start the run and wait for what it comes to. Raises TkError for a launcher that does not wait."""
     if not launcher.waits:
         raise TkError("launcher: it hands the run over, so that there is no result to wait for: use `tk train`.")
+    _require(plan)
     with TemporaryDirectory(prefix="tk-") as own:
         output = Path(own) / "result.json"
         with output.open("wb") as stdout:
@@ -79,6 +81,11 @@ def result_of(plan: Plan, launcher: Launcher) -> TrainResult:
                 command(plan, Path(own) / "config.yaml", ["--json"]), Path(plan.config.output.dir), stdout.fileno()
             )
         return msgspec.convert(json.loads(output.read_text(encoding="utf-8")), TrainResult, dec_hook=_path)
+
+
+def _require(plan: Plan) -> None:
+    chosen = plan.one("launcher")
+    chosen.component.require("launcher", chosen.options)
 
 
 def _path(type_: type, value: Any) -> Any:

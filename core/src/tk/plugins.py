@@ -17,7 +17,7 @@ from typing import Any
 
 import pluggy
 
-from tk import hookspecs, local
+from tk import hookspecs, local, needs
 from tk.capabilities import CAPABILITIES, is_known
 from tk.errors import TkError, UsageError, nearest
 from tk.registry import Component, Plugin, Registry
@@ -68,6 +68,14 @@ def load(selection: Selection | None = None, *, found: Iterable[EntryPoint] | No
     """
     chosen = selection or Selection.from_environment()
     return _Loader(chosen).run(entry_points(group=GROUP) if found is None else found)
+
+
+class ApiError(TkError):
+    """A plugin is written for another kernel. `upgrade`: the distribution that is the older of the two."""
+
+    def __init__(self, wanted: Any, upgrade: str) -> None:
+        super().__init__(f"it is written for kernel API {wanted!r}, and this kernel has {TK_API}")
+        self.upgrade = upgrade
 
 
 class _Loader:
@@ -134,8 +142,8 @@ class _Loader:
         module = importer()
         wanted = getattr(module, "TK_API", TK_API)
         if wanted != TK_API:
-            mend = "upgrade tk-kernel" if isinstance(wanted, int) and wanted > TK_API else "upgrade the plugin"
-            raise TkError(f"it is written for kernel API {wanted!r}, and this kernel has {TK_API}: {mend}")
+            newer = isinstance(wanted, int) and wanted > TK_API
+            raise ApiError(wanted, "tk-kernel" if newer else self.plugins[key].distribution)
         self.manager.register(module, name=key)
         self.modules[key] = module
 
@@ -217,8 +225,10 @@ class _Loader:
             self.modules.pop(key, None)
             if self.manager.has_plugin(key):
                 self.manager.unregister(name=key)
-            if self.plugins[key].status != "disabled":
-                self.plugins[key] = replace(self.plugins[key], status="broken", reason=_reason(error))
+            plugin = self.plugins[key]
+            if plugin.status != "disabled":
+                mend = "" if key in self.files else _mend(error, plugin)
+                self.plugins[key] = replace(plugin, status="broken", reason=_reason(error), mend=mend)
         if output.getvalue().strip() and self.plugins[key].status == "ok":
             first = output.getvalue().strip().splitlines()[0]
             self.plugins[key] = replace(
@@ -248,6 +258,9 @@ def _check_spec(kind: KindSpec, spec: Any) -> None:
     for word in (*spec.requires, *spec.supports):
         if not is_known(word):
             raise ValueError(f"{spec.name}: no capability is named {word!r}.{nearest(word, CAPABILITIES)}")
+    for word in spec.needs:
+        if not needs.is_need(word):
+            raise ValueError(f"{spec.name}: {word!r} is no need: write 'module:NAME' or 'program:NAME'")
 
 
 def _reason(error: BaseException) -> str:
@@ -259,3 +272,21 @@ def _reason(error: BaseException) -> str:
         return str(error)
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _mend(error: BaseException, plugin: Plugin) -> str:
+    """The command that may mend a plugin which could not be loaded."""
+    from tk import installed  # only where something is broken
+
+    if isinstance(error, ApiError):
+        return f"pip install --upgrade {error.upgrade}"
+    lacking = installed.unmet(plugin.distribution)
+    if lacking:
+        return f"pip install {' '.join(repr(str(requirement)) for requirement in lacking)}"
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        top = error.name.partition(".")[0]
+        if top != plugin.value.partition(".")[0]:
+            return f"pip install {top}"
+    return (
+        f"pip install --force-reinstall --no-deps {plugin.distribution}, or tk plugins uninstall {plugin.distribution}"
+    )

@@ -8,13 +8,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from tk import needs
 from tk.errors import TkError, UsageError, nearest
 from tk.specs import KindSpec, Spec
 
 
 @dataclass(frozen=True)
 class Plugin:
-    """An installed plugin or local file. status: "ok", "broken" (see `reason`) or "disabled"."""
+    """An installed plugin or local file. status: "ok", "broken" (see `reason`) or "disabled".
+
+    mend: the command that may mend a broken one.
+    """
 
     name: str
     distribution: str
@@ -24,6 +28,12 @@ class Plugin:
     reason: str = ""
     notes: tuple[str, ...] = ()
     components: tuple[str, ...] = ()
+    mend: str = ""
+
+    @property
+    def problem(self) -> str:
+        """The reason with the mend."""
+        return f"{self.reason}: {self.mend}" if self.mend else self.reason
 
 
 @dataclass(frozen=True)
@@ -59,6 +69,22 @@ class Component:
         if config is None:
             return target(**context)
         return target(config() if options is None else options, **context)
+
+    def lacks(self, options: Any = None) -> str:
+        """What it needs and is not here, with the mend; "" where nothing is, or its options have it run elsewhere."""
+        if any(getattr(options, name, None) for name in self.spec.elsewhere):
+            return ""
+        missing = needs.absent(self.spec.needs)
+        if not missing:
+            return ""
+        text = f"it needs {needs.described(missing)}, not found here: {needs.mend(missing, self.spec.extra)}"
+        return text + (f", or say where it is ({', '.join(self.spec.elsewhere)})" if self.spec.elsewhere else "")
+
+    def require(self, path: str, options: Any = None) -> None:
+        """Raises TkError where something that it needs is not here. `path`: what chose it, for the message."""
+        lacking = self.lacks(options)
+        if lacking:
+            raise TkError(f"{path}: {self.label} cannot be used: {lacking}.")
 
     @property
     def label(self) -> str:
@@ -127,7 +153,7 @@ class Registry:
         message += nearest(name, known)
         broken = [plugin for plugin in self.plugins if plugin.status == "broken"]
         if broken:
-            listed = "; ".join(f"{plugin.distribution}: {plugin.reason}" for plugin in broken)
+            listed = "; ".join(f"{plugin.distribution}: {plugin.problem}" for plugin in broken)
             message += f" These plugins could not be loaded and may have it: {listed}. See `tk plugins list`."
         elif not nearest(name, known):
             message += f" Known: {', '.join(sorted(known)) or 'none'}. See `tk {kind.name} list`."

@@ -83,7 +83,7 @@ def resolve(given: Given) -> tuple[Config, Registry]:
 def plan(given: Given, *, output: bool = False) -> Plan:
     """What would run; with `output`, in a folder of its own where none is named: runs/<method>-<model>-<time>.
 
-    Raises UsageError, ConfigError with path and mend.
+    Raises UsageError, ConfigError with path and mend; with `output`, TkError where a part needs what is not here.
     """
     found = resolver(given)
     resumed = str(found.tree.get(("train", "resume"), "")).lower() == "true"
@@ -98,7 +98,10 @@ def plan(given: Given, *, output: bool = False) -> Plan:
         model = Path(str(found.tree.get(("model", "name"), "model"))).name
         folder = f"runs/{method.name if method else 'run'}-{model}-{time.strftime('%Y%m%d-%H%M%S')}"
         found.tree.set(("output", "dir"), folder, "the time")
-    return compose(found.config(), found.registry)
+    made = compose(found.config(), found.registry)
+    if output:
+        made.require(but=("launcher",))  # asked when it starts something, which need not be here
+    return made
 
 
 def _files(given: Given) -> list[Path]:

@@ -30,6 +30,10 @@ class Spec:
     uses: keyword -> config section of a kind that selects one component: what is chosen there is built and given to
         `target` under that keyword, e.g. {"penalty": "penalty"}.
     extra: what to install where the component needs more than its package brings, e.g. "tk-plugin-vllm[cpu]".
+    needs: what has to be here besides, asked for without importing it: "module:NAME" of a module that can be imported,
+        "program:NAME" of one on the path (tk.needs).
+    elsewhere: options that have it run elsewhere (another interpreter, a server), so that one of them set means that
+        nothing is needed here, e.g. ("python", "url").
     """
 
     name: str
@@ -42,6 +46,8 @@ class Spec:
     defaults: Mapping[str, Any] = field(default_factory=dict)
     uses: Mapping[str, str] = field(default_factory=dict)
     extra: str = ""
+    needs: tuple[str, ...] = ()
+    elsewhere: tuple[str, ...] = ()
 
 
 # Subclasses without fields of their own inherit the dataclass as it is: making one costs a millisecond at every start.

@@ -24,8 +24,9 @@ _HELP: dict[str, str] = {
     "serve": "Offer a model to clients.",
     "data": "Look at data as a run would train on it.",
     "export": "Write a trained model as a plain checkpoint.",
-    "plugins": "List, inspect, check and write plugins.",
+    "plugins": "List, inspect, check, write, install and remove plugins.",
     "config": "Show, validate and describe configs.",
+    "doctor": "Say what works here and what does not.",
 }
 
 
@@ -77,6 +78,10 @@ class TkGroup(TyperGroup):
         if name in run.COMMANDS:
             command, rest = run.make(name, rest, completing=ctx.resilient_parsing)
             return name, command, rest
+        if name == "doctor":
+            from tk.cli import doctor
+
+            return name, _made(doctor.doctor, name, _HELP[name]), rest
         if name in ("plugins", "config", "data"):
             return name, _group(_command(name), name), rest
         brought = [c for c in self.registry.all("commands") if c.name == name]

@@ -1,6 +1,7 @@
 """`tk <kind> list|show|check`: one implementation for every kind of plugin, those that plugins add included."""
 
 import inspect
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
@@ -34,7 +35,8 @@ def make(kind: KindSpec) -> typer.Typer:
         if json:
             as_json(rows)
         else:
-            table(rows, {"name": "NAME", "distribution": "FROM", "version": "VERSION", "summary": "SUMMARY"})
+            columns = {"name": "NAME", "distribution": "FROM", "version": "VERSION", "summary": "SUMMARY"}
+            table([{**row, "summary": _said(row)} for row in rows], columns)
 
     @app.command("show", help=f"Show a {kind.singular} and its options.")
     def show(
@@ -51,6 +53,7 @@ def make(kind: KindSpec) -> typer.Typer:
         name: Annotated[str, typer.Argument(autocompletion=complete)], plugin: PluginFiles = None, json: Json = False
     ) -> None:
         component = _load(plugin).get(kind.name, name)
+        component.require(f"{kind.name} check {component.name}")
         component.config()
         component.target()
         if json:
@@ -70,7 +73,13 @@ def summary(component: Component) -> dict[str, Any]:
         "version": component.version,
         "summary": spec.summary,
         "aliases": list(spec.aliases),
+        "lacks": component.lacks(),
     }
+
+
+def _said(row: Mapping[str, Any]) -> str:
+    """The summary in a list, with what keeps it from being used."""
+    return f"(not usable here: {row['lacks']}) {row['summary']}" if row["lacks"] else str(row["summary"])
 
 
 def described(component: Component) -> dict[str, Any]:
@@ -84,6 +93,7 @@ def described(component: Component) -> dict[str, Any]:
         "contract": component.kind.contract,
         "requires": list(spec.requires),
         "supports": list(spec.supports),
+        "needs": list(spec.needs),
         "defaults": dict(spec.defaults),
         **({"checkpoints": checkpoints} if checkpoints else {}),
         "options": [
@@ -98,9 +108,11 @@ def _print(component: Component) -> None:
     facts = described(component)
     print(f"{facts['name']}: {facts['summary']}")
     print(f"a {component.kind.singular} of {facts['distribution']} {facts['version']}".rstrip())
-    for heading in ("aliases", "requires", "supports"):
+    for heading in ("aliases", "requires", "supports", "needs"):
         if facts[heading]:
             print(f"{heading}: {', '.join(facts[heading])}")
+    if facts["lacks"]:
+        print(f"not usable here: {facts['lacks']}")
     for path, value in facts["defaults"].items():
         print(f"suggests: {path} = {value}")
     for name, text in facts.get("checkpoints", {}).items():

@@ -1,16 +1,16 @@
-"""`tk plugins list|show|check|new`: the installed plugins, however broken one of them is."""
+"""`tk plugins list|show|check|new`: the installed plugins, however broken one of them is. `tk.cli.packages` has the others."""
 
 from __future__ import annotations
 
 import sys
-from collections import Counter
-from importlib.metadata import distributions
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from tk import plugins
+from tk.cli import packages
 from tk.cli.output import as_json, table
 from tk.config.files import is_options
 from tk.config.options import options_of
@@ -22,22 +22,32 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     no_args_is_help=True,
-    help="List, inspect, check and write plugins.",
+    help="List, inspect, check, write, install and remove plugins.",
 )
+
+app.command()(packages.install)
+app.command()(packages.uninstall)
+app.command()(packages.sync)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.command("list")
-def list_(json: Json = False) -> None:
+def list_(
+    json: Json = False,
+    freeze: Annotated[bool, typer.Option("--freeze", help="Print a manifest for `tk plugins sync`.")] = False,
+) -> None:
     """List the installed plugins with what they bring; broken ones with the reason."""
+    if freeze:
+        packages.freeze(json=json)
+        return
     registry = plugins.load()
     rows = [_row(plugin) for plugin in sorted(registry.plugins, key=lambda p: (p.distribution, p.name))]
     if json:
         as_json(rows)
         return
     columns = {"distribution": "PLUGIN", "version": "VERSION", "status": "STATUS", "brings": "BRINGS"}
-    table([{**row, "brings": row["reason"] or ", ".join(row["components"])} for row in rows], columns)
+    table([{**row, "brings": _told(row) or ", ".join(row["components"])} for row in rows], columns)
 
 
 @app.command()
@@ -50,23 +60,28 @@ def show(name: str, json: Json = False) -> None:
     for plugin in found:
         print(f"{plugin.distribution} {plugin.version} ({plugin.value}): {plugin.status}")
         if plugin.reason:
-            print(f"  {plugin.reason}")
+            print(f"  {plugin.problem}")
         for line in (*plugin.components, *plugin.notes):
             print(f"  {line}")
 
 
 @app.command()
 def check(name: Annotated[str | None, typer.Argument()] = None, json: Json = False) -> None:
-    """Check one plugin, or all: import every component with its options, look for stale and doubled metadata."""
+    """Check one plugin, or all: import every component with its options, look for stale and doubled metadata.
+
+    A component that needs what is not here is told, and is no problem of its plugin.
+    """
+    from tk.installed import normal
+
     registry = plugins.load()
     chosen = _named(registry, name) if name else registry.plugins
     found = [problem for plugin in chosen for problem in _problems(registry, plugin)]
-    if name is None:
-        found += _metadata_problems()
+    found += _metadata_problems(None if name is None else {normal(plugin.distribution) for plugin in chosen})
+    lacking = [row for plugin in chosen for row in _lacking(registry, plugin)]
     if json:
-        as_json({"ok": not found, "problems": found})
+        as_json({"ok": not found, "problems": found, "lacking": lacking})
     else:
-        for problem in found:
+        for problem in (*found, *lacking):
             print(f"{problem['plugin']}: {problem['problem']}")
         print(f"{len(chosen)} plugins checked, {len(found)} problems.")
     if found:
@@ -99,9 +114,14 @@ def _row(plugin: Plugin) -> dict[str, Any]:
         "version": plugin.version,
         "status": plugin.status,
         "reason": plugin.reason,
+        "mend": plugin.mend,
         "components": list(plugin.components),
         "notes": list(plugin.notes),
     }
+
+
+def _told(row: dict[str, Any]) -> str:
+    return ": ".join(filter(None, (row["reason"], row["mend"])))
 
 
 def _named(registry: Registry, name: str) -> list[Plugin]:
@@ -115,13 +135,23 @@ def _named(registry: Registry, name: str) -> list[Plugin]:
 def _problems(registry: Registry, plugin: Plugin) -> list[dict[str, str]]:
     label = f"{plugin.distribution}/{plugin.name}"
     if plugin.status == "broken":
-        return [{"plugin": label, "problem": plugin.reason}]
+        return [{"plugin": label, "problem": plugin.problem}]
     found = [{"plugin": label, "problem": note} for note in plugin.notes]
-    for group in registry.components.values():
-        for component in group:
-            if component.distribution == plugin.distribution:
-                found += [{"plugin": label, "problem": text} for text in component_problems(component)]
+    for component in _of(registry, plugin):
+        if not component.lacks():
+            found += [{"plugin": label, "problem": text} for text in component_problems(component)]
     return found
+
+
+def _lacking(registry: Registry, plugin: Plugin) -> list[dict[str, str]]:
+    """Its components that cannot be used here, for want of something that they say they need."""
+    label = f"{plugin.distribution}/{plugin.name}"
+    told = [(component.label, component.lacks()) for component in _of(registry, plugin)]
+    return [{"plugin": label, "problem": f"{name} cannot be used here: {text}"} for name, text in told if text]
+
+
+def _of(registry: Registry, plugin: Plugin) -> list[Component]:
+    return [c for group in registry.components.values() for c in group if c.distribution == plugin.distribution]
 
 
 def component_problems(component: Component) -> list[str]:
@@ -140,11 +170,14 @@ def component_problems(component: Component) -> list[str]:
         return [f"{component.label}: its options cannot be read: {type(error).__name__}: {error}"]
 
 
-def _metadata_problems() -> list[dict[str, str]]:
-    """Distributions with metadata twice on the path: what an interrupted upgrade leaves behind."""
-    names = Counter(d.metadata["Name"] for d in distributions() if any(e.group == "tk" for e in d.entry_points))
+def _metadata_problems(names: Collection[str] | None) -> list[dict[str, str]]:
+    """Distributions of these names (None: all) with metadata twice on the path, or metadata of what is gone."""
+    from tk.installed import Installed, stale
+
+    there = Installed()
+    found = there.duplicates() | {n: text for n, one in there.own().items() if (text := stale(one))}
     return [
-        {"plugin": str(name), "problem": f"its metadata stands {n} times on the path: uninstall and install it again"}
-        for name, n in names.items()
-        if n > 1
+        {"plugin": name, "problem": f"{text}: install it again"}
+        for name, text in sorted(found.items())
+        if names is None or name in names
     ]

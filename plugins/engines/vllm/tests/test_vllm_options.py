@@ -38,7 +38,7 @@ def test_where_it_is_not_installed_the_mend_is_named(tmp_path: Path) -> None:
     folder = tiny_checkpoint(tmp_path / "m", "llama", vocab=300)
     rows = tmp_path / "rows.jsonl"
     rows.write_text('{"prompt": "a"}\n')
-    with pytest.raises(TkError, match=r"vllm is not installed in this environment(?s:.*)--engine.python PATH"):
+    with pytest.raises(TkError, match=r"engine 'vllm' (?s:.*)cannot be used(?s:.*)say where it is \(python\)"):
         list(tk.infer(model=str(folder), template="chatml", data=str(rows), engine="vllm"))
     with pytest.raises(UsageError, match=r"engine.python: '/no/python' is no program"):
         list(

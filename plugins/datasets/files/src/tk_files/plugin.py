@@ -29,4 +29,5 @@ def tk_datasets() -> Iterator[DatasetSpec]:
         suffixes=("parquet",),
         summary="Parquet files, by row group.",
         extra="tk-plugin-files[parquet]",
+        needs=("module:pyarrow",),
     )

@@ -24,4 +24,6 @@ def tk_engines() -> Iterable[EngineSpec]:
             "top-logprobs",
         ),
         extra="tk-plugin-vllm[vllm]",
+        needs=("module:vllm",),
+        elsewhere=("python",),
     )

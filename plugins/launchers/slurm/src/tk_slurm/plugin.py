@@ -13,4 +13,5 @@ def tk_launchers() -> Iterable[LauncherSpec]:
         target="tk_slurm.launcher:SlurmLauncher",
         config="tk_slurm.options:SlurmOptions",
         summary="A batch job of Slurm.",
+        needs=("program:sbatch",),
     )
