@@ -31,10 +31,10 @@ class Witness(Base):
         self.path = Path(options.dump)
 
     def on_step(self, control: Any, metrics: Mapping[str, float]) -> None:
-        from deepspeed import DeepSpeedEngine
+        from tk_deepspeed.strategy import Deepspeed
 
-        gc.collect()
-        (engine,) = [o for o in gc.get_objects() if type(o) is DeepSpeedEngine]
+        (engine,) = [o._engine for o in gc.get_objects() if type(o) is Deepspeed and o._engine is not None]
+        assert engine.global_steps == control.step
         parameters = list(engine.module.parameters())
         zero = engine.optimizer
         about = {

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -33,7 +34,8 @@ class Deepspeed(TorchStrategy):
         self._deepspeed: Any = None
         self._engine: Any = None
         self._partitions: Partitions | None = None
-        self._seen: set[str] | None = set()
+        self._watched: Watched | None = None
+        self._while_running = ExitStack()
 
     def start(self) -> World:
         world = super().start()
@@ -42,8 +44,10 @@ class Deepspeed(TorchStrategy):
 
     def stop(self) -> None:
         """The group stays: DeepSpeed keeps groups of its own made of it, for the next run of this process too."""
+        self._while_running.close()
         if self._engine is not None:
             self._engine.destroy()
+            self._engine = self._partitions = None
 
     def wrap(
         self,
@@ -52,6 +56,9 @@ class Deepspeed(TorchStrategy):
         optimizer: Callable[[], torch.optim.Optimizer],
         max_norm: float | None,
     ) -> tuple[nn.Module, torch.optim.Optimizer]:
+        self._while_running.enter_context(warnings.catch_warnings())
+        # DeepSpeed calls collectives by names that torch is about to drop, and says so at each
+        warnings.filterwarnings("ignore", r"`torch\.distributed\.", FutureWarning)
         module, made = super().wrap(module, precision, optimizer, max_norm)
         facts = Facts(precision, max_norm, type(made).__name__, _hidden_size(module))
         config = self._document.filled(facts)
@@ -70,9 +77,7 @@ class Deepspeed(TorchStrategy):
         self._engine = engine
         if self._document.stage:
             self._partitions = Partitions(engine, self.world.rank)
-        for name, parameter in self.plain(engine).named_parameters():
-            if parameter.requires_grad:
-                parameter.register_post_accumulate_grad_hook(self._note(name))
+        self._watched = Watched(self.plain(engine))
         return engine, updating
 
     def spread(self, module: nn.Module, precision: str) -> nn.Module:
@@ -89,13 +94,12 @@ class Deepspeed(TorchStrategy):
 
     def backward(self, loss: Tensor) -> None:
         factor = self.world.size * (self._scale.value if self._scale else 1.0)
-        with warnings.catch_warnings():
-            # DeepSpeed calls collectives by names that torch is about to drop
-            warnings.filterwarnings("ignore", r"`torch\.distributed\.", FutureWarning)
-            self._engine.backward(loss if factor == 1 else loss * factor)
+        self._engine.backward(loss if factor == 1 else loss * factor)
 
     def step(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> float:
-        self._check_seen()
+        if self._watched is not None:
+            self._watched.check()
+            self._watched = None
         if self._partitions is None:
             return super().step(module, optimizer)
         self._engine.step()
@@ -169,26 +173,32 @@ class Deepspeed(TorchStrategy):
         if parameter in self._partitions:
             self._partitions.put(parameter, value)
 
-    def _note(self, name: str) -> Callable[[Tensor], None]:
-        def seen(parameter: Tensor) -> None:
-            if self._seen is not None:
-                self._seen.add(name)
 
-        return seen
+class Watched:
+    """Which trained parameters get a gradient before the first update: DeepSpeed takes one that never comes for zeros, by
+    which weights decay and move."""
 
-    def _check_seen(self) -> None:
-        """Before the first update: DeepSpeed takes a gradient that never came for zeros, which decay and move weights."""
-        if self._seen is None:
-            return
-        names = [name for name, parameter in self.plain(self._engine).named_parameters() if parameter.requires_grad]
-        counts = processes.all_reduce(torch.tensor([name in self._seen for name in names], dtype=torch.int64))
-        self._seen = None
-        unused = [name for name, count in zip(names, counts.tolist(), strict=True) if not count]
+    def __init__(self, module: nn.Module) -> None:
+        trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
+        self._names = list(trained)
+        self._seen: set[str] = set()
+        self._hooks = [p.register_post_accumulate_grad_hook(partial(_seen, self._seen, n)) for n, p in trained.items()]
+
+    def check(self) -> None:
+        """Raises TkError where one got none on any process; every process calls it."""
+        for hook in self._hooks:
+            hook.remove()
+        counts = processes.all_reduce(torch.tensor([name in self._seen for name in self._names], dtype=torch.int64))
+        unused = [name for name, count in zip(self._names, counts.tolist(), strict=True) if not count]
         if unused:
             raise TkError(
                 f"{len(unused)} trained parameters got no gradient ({unused[0]}, …), which DeepSpeed would take for zeros: "
                 "freeze them."
             )
+
+
+def _seen(names: set[str], name: str, parameter: Tensor) -> None:
+    names.add(name)
 
 
 def _hidden_size(module: nn.Module) -> int | None:
