@@ -74,4 +74,5 @@ class Asking:
         if all(isinstance(message, Message) for message in prompt):
             return Sample(tuple(prompt), tools=tuple(tools), origin="prompt")
         row = {"messages": list(prompt), **({"tools": list(tools)} if tools else {})}
-        return replace(self._messages(row), origin="prompt")
+        sample: Sample = self._messages(row)
+        return replace(sample, origin="prompt")

@@ -29,6 +29,10 @@ CAPABILITIES: dict[str, Capability] = {
     "padding-left": Capability("padding may stand before the tokens", ("methods",)),
     "sequence-parallel": Capability("one row may be spread over several processes", ("methods", "strategies")),
     "sharding": Capability("parameters may be spread over several processes", ("tuners", "strategies")),
+    "elementwise": Capability(
+        "a weight's update depends on its own gradient and state only, so that tensors may be cut anywhere",
+        ("optimizers",),
+    ),
     "streaming": Capability("results can be had token by token", ("engines",)),
     "shared-module": Capability("generates on the module in memory as it stands in training", ("engines",)),
     "adapters": Capability("several adapters are at hand at once, chosen request by request"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -26,7 +26,24 @@ def launcher_of(plan: Plan) -> Launcher | None:
     if "RANK" in os.environ or chosen is None:
         return None
     launcher: Launcher = chosen.build()
-    return None if launcher.here else launcher
+    here = launcher.here and not _needs_environment(plan)
+    return None if here else launcher
+
+
+def _needs_environment(plan: Plan) -> bool:
+    return bool(getattr(plan.one("strategy").component.spec, "environment", ""))
+
+
+def environment_of(plan: Plan) -> Mapping[str, str]:
+    """Variables that the strategy's processes need from their start."""
+    if not _needs_environment(plan):
+        return {}
+    component, options = plan.one("strategy").component, plan.one("strategy").options
+    config = component.config()
+    found: Mapping[str, str] = component.load(component.spec.environment)(
+        config() if options is None and config else options
+    )  # type: ignore[attr-defined]
+    return found
 
 
 def processes(plan: Plan) -> int:
@@ -38,11 +55,14 @@ def processes(plan: Plan) -> int:
 def command(plan: Plan, config: Path, flags: Sequence[str] = ()) -> list[str]:
     """The command of each process; the config is written to `config`."""
     write_file(config, to_yaml(plan.tree))
-    return argv(config, flags)
+    return argv(plan, config, flags)
 
 
-def argv(config: Path, flags: Sequence[str] = ()) -> list[str]:
-    return [sys.executable, "-m", "tk", "train", "-c", str(config), *flags]
+def argv(plan: Plan, config: Path, flags: Sequence[str] = ()) -> list[str]:
+    """The command by which any launcher starts a process, with what its environment has to have besides the launcher's."""
+    variables = [f"{name}={value}" for name, value in environment_of(plan).items()]
+    own = [sys.executable, "-m", "tk", "train", "-c", str(config), *flags]
+    return ["env", *variables, *own] if variables else own
 
 
 def launch(plan: Plan, launcher: Launcher, *, json: bool = False) -> str:
@@ -66,7 +86,7 @@ def launch(plan: Plan, launcher: Launcher, *, json: bool = False) -> str:
 def shown(plan: Plan, launcher: Launcher) -> str:
     """What would be started."""
     folder = Path(plan.config.output.dir)
-    return launcher.shown(argv(folder / "launch" / "config.yaml"), folder)
+    return launcher.shown(argv(plan, folder / "launch" / "config.yaml"), folder)
 
 
 def result_of(plan: Plan, launcher: Launcher) -> TrainResult:

@@ -50,14 +50,14 @@ class Component:
         return self.spec.name
 
     def target(self) -> Any:
-        """Import what the spec describes. Raises TkError with the plugin's name and the mend."""
-        return self._import(self.spec.target)
+        """Import what the spec describes (`load`)."""
+        return self.load(self.spec.target)
 
     def config(self) -> type | None:
         """The class of the options, or None where the component has none."""
         if self.spec.config is None:
             return None
-        loaded = self._import(self.spec.config)
+        loaded = self.load(self.spec.config)
         if not isinstance(loaded, type):
             raise TkError(f"{self.label}: config {self.spec.config!r} is not a class.")
         return loaded
@@ -90,7 +90,8 @@ class Component:
     def label(self) -> str:
         return f"{self.kind.singular} {self.name!r} of {self.distribution}"
 
-    def _import(self, reference: Any) -> Any:
+    def load(self, reference: Any) -> Any:
+        """What a field of the spec names as "module:attribute". Raises TkError with the plugin's name and the mend."""
         if not isinstance(reference, str):
             return reference
         module, _, attribute = reference.partition(":")

@@ -108,8 +108,15 @@ class TrainerSpec(Spec):
     """The training loop."""
 
 
+@dataclass(frozen=True, kw_only=True)
 class StrategySpec(Spec):
-    """How a model is spread over processes."""
+    """How a model is spread over processes.
+
+    environment: "module:function" (or the function), free of torch: options -> variables that processes need from their
+        start, besides torchrun's. Where it is given, a launcher starts even a single process.
+    """
+
+    environment: str | Callable[..., Mapping[str, str]] = ""
 
 
 @dataclass(frozen=True, kw_only=True)

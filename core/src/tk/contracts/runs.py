@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +27,7 @@ class World:
 
 
 class Strategy(Protocol):
-    """How a model is spread over processes. Built as `target([options])`.
+    """How a model is spread over processes. Built as `target([options])`; of one run.
 
     One by which a process does not hold whole models by itself, alone or among others, says so with
     `share(module: nn.Module, processes: int, precision: str) -> Share`, which is asked for estimates of memory, before `start`.
@@ -37,8 +37,19 @@ class Strategy(Protocol):
         """Join the run's processes (torchrun's environment; alone where there is none)."""
         ...
 
-    def wrap(self, module: nn.Module, precision: str) -> nn.Module:
-        """The module to call. `precision`: "fp32", "bf16" or "fp16" of the computation."""
+    def wrap(
+        self,
+        module: nn.Module,
+        precision: str,
+        optimizer: Callable[[], torch.optim.Optimizer],
+        max_norm: float | None,
+    ) -> tuple[nn.Module, torch.optim.Optimizer]:
+        """The module to call, and what its weights are updated by: rates of its `param_groups` are set before a step.
+
+        precision: "fp32", "bf16" or "fp16" of the computation. optimizer: makes the optimizer of the module's parameters
+        as they stand when it is called, once, before or after they are spread. max_norm: gradients are clipped to this
+        global norm; None: they are not.
+        """
         ...
 
     def synchronise(self, module: nn.Module, last: bool) -> AbstractContextManager[None]:
@@ -49,8 +60,12 @@ class Strategy(Protocol):
         """Gradients of Σ over ranks of `loss` (not their mean)."""
         ...
 
-    def step(self, module: nn.Module, optimizer: torch.optim.Optimizer, max_norm: float | None) -> float:
-        """Clip by the global norm, update, zero the gradients. Returns the norm before clipping (nan: skipped)."""
+    def step(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> float:
+        """Clip by the global norm, update, forget the gradients. Returns the norm before clipping (nan: skipped)."""
+        ...
+
+    def drop(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """Forget the gradients of a window, wherever they are kept, without an update."""
         ...
 
     def sum(self, values: Tensor) -> Tensor:
@@ -66,7 +81,7 @@ class Strategy(Protocol):
         ...
 
     def optimizer_state(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> Mapping[str, Tensor]:
-        """Full optimizer state as flat names and CPU tensors; every rank calls it, rank 0 receives them."""
+        """Full optimizer state as `parameter name/key` and CPU tensors; every rank calls it, rank 0 receives them."""
         ...
 
     def restore(

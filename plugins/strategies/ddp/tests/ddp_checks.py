@@ -31,8 +31,8 @@ def rows(rank: int) -> list[torch.Tensor]:
 strategy = Ddp(DdpOptions())
 world = strategy.start()
 assert dist.get_world_size() == world.size == 2
-wrapped = strategy.wrap(module(), "fp32")
-optimizer = torch.optim.SGD(wrapped.parameters(), lr=0.1)
+inner = module()
+wrapped, optimizer = strategy.wrap(inner, "fp32", lambda: torch.optim.SGD(inner.parameters(), lr=0.1), 1.0)
 for number, x in enumerate(rows(world.rank)):
     with strategy.synchronise(wrapped, number == 1):
         strategy.backward(wrapped(x, True))
@@ -43,7 +43,7 @@ for rank in range(2):
 expected = torch.cat([p.grad.flatten() for p in alone.parameters()])
 found = torch.cat([p.grad.flatten() for p in wrapped.parameters()])
 torch.testing.assert_close(found, expected)
-norm = strategy.step(wrapped, optimizer, max_norm=1.0)
+norm = strategy.step(wrapped, optimizer)
 assert norm == pytest.approx(expected.norm().item())
 assert not any(p.grad is not None and p.grad.any() for p in wrapped.parameters())
 moved = torch.cat([(a - b).flatten() for a, b in zip(module().parameters(), wrapped.parameters(), strict=True)])
@@ -51,15 +51,15 @@ torch.testing.assert_close(moved.detach(), 0.1 * expected / norm, rtol=1e-4, ato
 
 strategy.backward(wrapped(rows(world.rank)[0], False))
 with pytest.raises(TkError, match="second.weight.*find_unused_parameters"):
-    strategy.step(wrapped, optimizer, max_norm=None)
+    strategy.step(wrapped, optimizer)
 
 allowing = Ddp(DdpOptions(find_unused_parameters=True))
 allowing.start()
-wrapped = allowing.wrap(module(), "fp32")
+other = module()
+wrapped, optimizer = allowing.wrap(other, "fp32", lambda: torch.optim.SGD(other.parameters(), lr=0.1), None)
 for both in (world.rank == 0, False):  # one rank uses the second layer once
-    optimizer = torch.optim.SGD(wrapped.parameters(), lr=0.1)
     allowing.backward(wrapped(rows(world.rank)[0], both))
-    allowing.step(wrapped, optimizer, None)
+    allowing.step(wrapped, optimizer)
 every = allowing.gather(torch.cat([p.detach().flatten() for p in wrapped.parameters()])[None])
 assert torch.equal(every[0], every[1])
 print("checked")

@@ -30,7 +30,7 @@ def _train(strategy: Ddp, module: nn.Module, optimizer: torch.optim.Optimizer, s
     for step in steps:
         x = torch.randn(5, 4, generator=torch.Generator().manual_seed(step))
         strategy.backward(module(x).float().square().sum())
-        strategy.step(module, optimizer, max_norm=0.5)
+        strategy.step(module, optimizer)
 
 
 @pytest.mark.parametrize(
@@ -50,8 +50,8 @@ def test_a_run_goes_on_bit_by_bit_from_saved_weights_and_state(
 ) -> None:
     strategy = Ddp(DdpOptions())
     strategy.start()
-    module = strategy.wrap(_net(), precision)
-    optimizer = make(module.parameters())
+    net = _net()
+    module, optimizer = strategy.wrap(net, precision, lambda: make(net.parameters()), 0.5)
     _train(strategy, module, optimizer, range(3))
     weights = {n: v.clone() for n, v in strategy.weights(module, trainable=True)}
     state = {n: v.clone() for n, v in strategy.optimizer_state(module, optimizer).items()}
@@ -60,8 +60,8 @@ def test_a_run_goes_on_bit_by_bit_from_saved_weights_and_state(
 
     again = Ddp(DdpOptions())
     again.start()
-    other = again.wrap(_net(), precision)
-    fresh = make(other.parameters())
+    empty = _net()
+    other, fresh = again.wrap(empty, precision, lambda: make(empty.parameters()), 0.5)
     again.restore(other, fresh, weights, state)
     _train(again, other, fresh, range(3, 5))
     assert all(torch.equal(a, b) for a, b in zip(module.parameters(), other.parameters(), strict=True))
@@ -77,10 +77,10 @@ def test_weights_of_another_model_are_an_error() -> None:
 
 def test_a_step_without_finite_gradients_is_skipped() -> None:
     strategy = Ddp(DdpOptions())
-    module = strategy.wrap(_net(), "fp32")
-    optimizer = torch.optim.SGD(module.parameters(), lr=1.0)
+    net = _net()
+    module, optimizer = strategy.wrap(net, "fp32", lambda: torch.optim.SGD(net.parameters(), lr=1.0), 1.0)
     before = [p.clone() for p in module.parameters()]
     strategy.backward(module(torch.full((1, 4), math.inf)).sum())
-    assert math.isnan(strategy.step(module, optimizer, 1.0))
+    assert math.isnan(strategy.step(module, optimizer))
     assert all(torch.equal(a, b) for a, b in zip(before, module.parameters(), strict=True))
     assert all(p.grad is None for p in module.parameters())

@@ -76,14 +76,19 @@ precision, folder, mode = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
 strategy = Fsdp(FsdpOptions())
 world = strategy.start()
 assert dist.get_world_size() == world.size
-wrapped = strategy.wrap(model(), precision)
+plain = model()
+wrapped, optimizer = strategy.wrap(
+    plain,
+    precision,
+    lambda: torch.optim.AdamW(
+        [p for p in plain.parameters() if p.requires_grad], lr=1e-3, weight_decay=0.01, fused=True
+    ),
+    0.5,
+)
 assert len(blocks(wrapped)) == 3
 shards = [p for p in wrapped.parameters() if isinstance(p, DTensor)]
 assert len(shards) == len(list(wrapped.parameters()))
 assert world.size == 1 or any(p.to_local().numel() < p.numel() for p in shards)
-optimizer = torch.optim.AdamW(
-    [p for p in wrapped.parameters() if p.requires_grad], lr=1e-3, weight_decay=0.01, fused=True
-)
 begin = 0
 if mode == "resume":
     begin = 2
@@ -96,7 +101,7 @@ for step in range(begin, end):
         seen.append(ids)
         with strategy.synchronise(wrapped, i + 1 == len(mine)):
             strategy.backward(wrapped(ids, weights)["sum"])
-    norm = strategy.step(wrapped, optimizer, 0.5)
+    norm = strategy.step(wrapped, optimizer)
     assert norm > 0 or precision == "fp16"  # the scale has yet to find its level
     with torch.no_grad():
         wrapped(*mine[0])  # an evaluation leaves the root gathered; what follows must not mind

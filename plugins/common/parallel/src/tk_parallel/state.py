@@ -44,20 +44,31 @@ def weights(module: nn.Module, *, trainable: bool, receive: bool) -> Iterator[tu
             if receive:
                 yield name, whole
     if not trainable and receive:
-        persistent = module.state_dict(keep_vars=True).keys()
-        yield from ((name, full(buffer, receive)) for name, buffer in module.named_buffers() if name in persistent)
+        yield from buffers(module)
+
+
+def buffers(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Names and full tensors of the buffers that belong to a checkpoint."""
+    persistent = module.state_dict(keep_vars=True).keys()
+    yield from ((name, full(buffer, True)) for name, buffer in module.named_buffers() if name in persistent)
 
 
 @torch.no_grad()
 def load_weights(module: nn.Module, values: Mapping[str, Tensor]) -> None:
     """Put weights back by name. Raises TkError where a name is unknown or a shape differs."""
     known = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    check_shapes(values, {name: tensor.shape for name, tensor in known.items()})
+    for name, value in values.items():
+        known[name].copy_(sharded_like(value, known[name]))
+
+
+def check_shapes(values: Mapping[str, Tensor], known: Mapping[str, torch.Size]) -> None:
+    """Raises TkError where saved weights are of another model."""
     for name, value in values.items():
         if name not in known:
             raise TkError(f"The checkpoint has weights {name!r}, which this model does not: another model or tuner.")
-        if known[name].shape != value.shape:
-            raise TkError(f"{name} is {tuple(value.shape)} in the checkpoint and {tuple(known[name].shape)} here.")
-        known[name].copy_(sharded_like(value, known[name]))
+        if known[name] != value.shape:
+            raise TkError(f"{name} is {tuple(value.shape)} in the checkpoint and {tuple(known[name])} here.")
 
 
 def optimizer_state(module: nn.Module, optimizer: torch.optim.Optimizer, *, receive: bool) -> dict[str, Tensor]:
@@ -65,25 +76,36 @@ def optimizer_state(module: nn.Module, optimizer: torch.optim.Optimizer, *, rece
     found: dict[str, Tensor] = {}
     for name, parameter in _optimized(module, optimizer):
         for key, value in sorted(optimizer.state.get(parameter, {}).items()):
-            if isinstance(value, Tensor):
-                whole = full(value, receive)
-            elif type(value) in _NUMBERS.values():
-                key, whole = f"{key}:{type(value).__name__}", torch.tensor(value, dtype=torch.float64)
-            elif value is None:
+            if value is None:
                 continue
-            else:
-                raise TkError(f"{type(optimizer).__name__} keeps a {type(value).__name__}, which cannot be saved.")
+            key, tensor = as_tensor(key, value, optimizer)
+            whole = full(tensor, receive)
             if receive:
                 found[f"{name}/{key}"] = whole
     return found
 
 
-def load_optimizer_state(module: nn.Module, optimizer: torch.optim.Optimizer, values: Mapping[str, Tensor]) -> None:
-    """Put the state of an optimizer back, sharded as its parameters are. Raises TkError for unknown parameters."""
-    by_name: dict[str, dict[str, Tensor]] = {}
+def as_tensor(key: str, value: Any, optimizer: torch.optim.Optimizer) -> tuple[str, Tensor]:
+    """An entry of the optimizer's state as it is saved: a number as a tensor `key:type`. Raises TkError for others."""
+    if isinstance(value, Tensor):
+        return key, value
+    if type(value) in _NUMBERS.values():
+        return f"{key}:{type(value).__name__}", torch.tensor(value, dtype=torch.float64)
+    raise TkError(f"{type(optimizer).__name__} keeps a {type(value).__name__}, which cannot be saved.")
+
+
+def by_parameter(values: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """Saved state by parameter name and key."""
+    found: dict[str, dict[str, Tensor]] = {}
     for flat, value in values.items():
         name, _, key = flat.rpartition("/")
-        by_name.setdefault(name, {})[key] = value
+        found.setdefault(name, {})[key] = value
+    return found
+
+
+def load_optimizer_state(module: nn.Module, optimizer: torch.optim.Optimizer, values: Mapping[str, Tensor]) -> None:
+    """Put the state of an optimizer back, sharded as its parameters are. Raises TkError for unknown parameters."""
+    by_name = by_parameter(values)
     known = dict(_optimized(module, optimizer))
     unknown = sorted(set(by_name) - set(known))
     if unknown:
@@ -92,8 +114,7 @@ def load_optimizer_state(module: nn.Module, optimizer: torch.optim.Optimizer, va
     for name, entries in by_name.items():
         parameter = known[name]
         group = groups[id(parameter)]
-        counted_on = parameter.device if group.get("fused") or group.get("capturable") else torch.device("cpu")
-        restored = dict(_restored(parameter, key, value, counted_on) for key, value in entries.items())
+        restored = dict(_restored(parameter, key, value, group) for key, value in entries.items())
         if type(optimizer).__module__.startswith("torch.optim"):  # theirs have the type of the parameter
             restored = {key: _typed_like(value, parameter) for key, value in restored.items()}
         optimizer.state[parameter] = restored
@@ -105,16 +126,22 @@ def _typed_like(value: Any, parameter: Tensor) -> Any:
     return value.to(parameter.dtype) if whole else value
 
 
-def _restored(parameter: Tensor, key: str, value: Tensor, counted_on: torch.device) -> tuple[str, Any]:
-    """An entry of a parameter's state. counted_on: where single numbers (the steps made) are kept."""
-    plain, _, kind = key.partition(":")
-    if kind:
-        return plain, _NUMBERS[kind](value.item())
-    if value.shape == parameter.shape and value.dim():
+def _restored(parameter: Tensor, key: str, value: Tensor, group: Mapping[str, Any]) -> tuple[str, Any]:
+    """An entry of a parameter's state, in a group of the optimizer."""
+    if value.shape == parameter.shape and value.dim() and ":" not in key:
         return key, sharded_like(value, parameter)
     if value.dim() and isinstance(parameter, DTensor):
         raise TkError(f"The optimizer state {key!r} is not laid out as its parameter and cannot be sharded again.")
-    return key, value.to(parameter.device if value.dim() else counted_on, copy=True)
+    return restored_number(key, value, group, parameter.device)
+
+
+def restored_number(key: str, value: Tensor, group: Mapping[str, Any], device: torch.device) -> tuple[str, Any]:
+    """An entry that is not laid out as its parameter: single numbers (the steps made) are where the optimizer counts them."""
+    plain, _, kind = key.partition(":")
+    if kind:
+        return plain, _NUMBERS[kind](value.item())
+    there = value.dim() or group.get("fused") or group.get("capturable")
+    return key, value.to(device if there else torch.device("cpu"), copy=True)
 
 
 def _optimized(module: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, nn.Parameter]]:

@@ -6,8 +6,10 @@ A strategy adds how the module is wrapped and when gradients are exchanged.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +28,21 @@ def autocast(device_type: str, precision: str) -> AbstractContextManager[object]
     return nullcontext() if precision == "fp32" else torch.autocast(device_type, DTYPES[precision])
 
 
-class TorchStrategy:
+class Autocast(nn.Module):
+    """Calls a module under autocast, so that every caller of the wrapped module computes in the run's precision."""
+
+    def __init__(self, module: nn.Module, device_type: str, precision: str) -> None:
+        super().__init__()
+        self.module = module
+        self._device_type = device_type
+        self._precision = precision
+
+    def forward(self, *arguments: Any, **keywords: Any) -> Any:
+        with autocast(self._device_type, self._precision):
+            return self.module(*arguments, **keywords)
+
+
+class TorchStrategy(ABC):
     """The part of a Strategy that does not depend on the wrapper. Wrappers average gradients; `backward` undoes it."""
 
     def __init__(self, timeout: float, *, always_grouped: bool = False) -> None:
@@ -35,6 +51,7 @@ class TorchStrategy:
         self._always_grouped = always_grouped
         self._joined = False
         self._scale: LossScale | None = None
+        self._max_norm: float | None = None
 
     def start(self) -> World:
         self._joined = not torch.distributed.is_initialized()
@@ -49,29 +66,47 @@ class TorchStrategy:
         """The module inside the wrappers, whose parameter names are the checkpoint's."""
         return module
 
-    def scale_for(self, precision: str) -> None:
-        """Scale the loss where the precision is float16."""
+    @abstractmethod
+    def spread(self, module: nn.Module, precision: str) -> nn.Module:
+        """The wrapped module."""
+
+    def wrap(
+        self,
+        module: nn.Module,
+        precision: str,
+        optimizer: Callable[[], torch.optim.Optimizer],
+        max_norm: float | None,
+    ) -> tuple[nn.Module, torch.optim.Optimizer]:
         self._scale = LossScale() if precision == "fp16" else None
+        self._max_norm = max_norm
+        return self.spread(module, precision), optimizer()
 
     def backward(self, loss: Tensor) -> None:
         factor = self.world.size * (self._scale.value if self._scale else 1.0)
         (loss if factor == 1 else loss * factor).backward()
 
-    def step(self, module: nn.Module, optimizer: torch.optim.Optimizer, max_norm: float | None) -> float:
+    def step(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> float:
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         gradients = [p.grad for p in parameters if p.grad is not None]
         scale = self._scale.value if self._scale else 1.0
         norm = _norm(gradients) / scale
         finite = math.isfinite(norm)
         if finite:
-            factor = (min(1.0, max_norm / (norm + 1e-6)) if max_norm else 1.0) / scale
+            factor = (min(1.0, self._max_norm / (norm + 1e-6)) if self._max_norm else 1.0) / scale
             if factor != 1:
                 torch._foreach_mul_(gradients, factor)
-            optimizer.step()
+            self.update(module, optimizer)
         if self._scale:
             self._scale.update(finite)
-        optimizer.zero_grad(set_to_none=True)
+        self.drop(module, optimizer)
         return norm if finite else math.nan
+
+    def update(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """Change the weights by the gradients as they stand."""
+        optimizer.step()
+
+    def drop(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        optimizer.zero_grad(set_to_none=True)
 
     def sum(self, values: Tensor) -> Tensor:
         return processes.all_reduce(values)

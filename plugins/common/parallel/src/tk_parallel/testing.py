@@ -7,19 +7,26 @@ import random
 import socket
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 PORTS = 20000
 
 
 def run_processes(
-    script: Path, *arguments: str, world: int, timeout: float = 120, expect: int | None = 0
+    script: Path,
+    *arguments: str,
+    world: int,
+    timeout: float = 120,
+    expect: int | None = 0,
+    environment: Mapping[str, str] | None = None,
 ) -> list[subprocess.CompletedProcess[str]]:
     """Run `python script arguments…` as each rank of a world of processes, one thread each; results in rank order.
 
+    environment: variables of the processes besides; where some are given, one alone has torchrun's too.
     Raises AssertionError with a process's output where its exit code is not `expect` (None: any).
     """
-    running = start_processes(script, *arguments, world=world)
+    running = start_processes(script, *arguments, world=world, environment=environment)
     finished = []
     try:
         for process in running:
@@ -34,13 +41,18 @@ def run_processes(
     return finished
 
 
-def start_processes(script: Path, *arguments: str, world: int) -> list[subprocess.Popen[str]]:
-    """The same processes, running; a world of one has no torchrun environment."""
-    common = {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+def start_processes(
+    script: Path, *arguments: str, world: int, environment: Mapping[str, str] | None = None
+) -> list[subprocess.Popen[str]]:
+    """The same processes, running; a world of one has no torchrun environment, unless there is more to give it."""
+    common = {"OMP_NUM_THREADS": "1", **(environment or {})}
+    together = world > 1 or environment is not None
+    if together:
+        common |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     return [
         subprocess.Popen(
             [sys.executable, str(script), *arguments],
-            env={**os.environ, **(common if world > 1 else {"OMP_NUM_THREADS": "1"}), **_ranks(rank, world)},
+            env={**os.environ, **common, **(_ranks(rank, world) if together else {})},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -50,8 +62,6 @@ def start_processes(script: Path, *arguments: str, world: int) -> list[subproces
 
 
 def _ranks(rank: int, world: int) -> dict[str, str]:
-    if world == 1:
-        return {}
     return {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world)}
 
 

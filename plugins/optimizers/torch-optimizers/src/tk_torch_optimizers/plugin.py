@@ -12,12 +12,14 @@ def tk_optimizers() -> Iterable[OptimizerSpec]:
         target="tk_torch_optimizers.factories:AdamW",
         config="tk_torch_optimizers.options:AdamWOptions",
         summary="AdamW: adaptive moments, decoupled weight decay (arXiv:1711.05101).",
+        supports=("elementwise",),
     )
     yield OptimizerSpec(
         name="sgd",
         target="tk_torch_optimizers.factories:Sgd",
         config="tk_torch_optimizers.options:SgdOptions",
         summary="Stochastic gradient descent with momentum.",
+        supports=("elementwise",),
     )
     yield OptimizerSpec(
         name="adafactor",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
 
 import torch
 from torch import nn
@@ -12,21 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tk.contracts import Share
 from tk.errors import TkError
 from tk_ddp.options import DdpOptions
-from tk_parallel.strategy import TorchStrategy, autocast
-
-
-class Autocast(nn.Module):
-    """Calls a module under autocast, so that every caller of the wrapped module computes in the run's precision."""
-
-    def __init__(self, module: nn.Module, device_type: str, precision: str) -> None:
-        super().__init__()
-        self.module = module
-        self._device_type = device_type
-        self._precision = precision
-
-    def forward(self, *arguments: Any, **keywords: Any) -> Any:
-        with autocast(self._device_type, self._precision):
-            return self.module(*arguments, **keywords)
+from tk_parallel.strategy import Autocast, TorchStrategy
 
 
 class Ddp(TorchStrategy):
@@ -36,8 +21,7 @@ class Ddp(TorchStrategy):
         super().__init__(options.timeout)
         self._options = options
 
-    def wrap(self, module: nn.Module, precision: str) -> nn.Module:
-        self.scale_for(precision)
+    def spread(self, module: nn.Module, precision: str) -> nn.Module:
         device = torch.device(self.world.device)
         module = module.to(device)
         if precision != "fp32":
@@ -68,10 +52,10 @@ class Ddp(TorchStrategy):
     def synchronise(self, module: nn.Module, last: bool) -> AbstractContextManager[None]:
         return module.no_sync() if isinstance(module, DistributedDataParallel) and not last else nullcontext()
 
-    def step(self, module: nn.Module, optimizer: torch.optim.Optimizer, max_norm: float | None) -> float:
+    def step(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> float:
         if self.world.size > 1 and not self._options.find_unused_parameters:
             self._all_have_gradients(module)
-        return super().step(module, optimizer, max_norm)
+        return super().step(module, optimizer)
 
     def _all_have_gradients(self, module: nn.Module) -> None:
         """DistributedDataParallel leaves gradients unexchanged, without a word, where one of them never came."""

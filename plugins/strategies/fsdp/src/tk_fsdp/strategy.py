@@ -24,8 +24,7 @@ class Fsdp(TorchStrategy):
         super().__init__(options.timeout, always_grouped=True)
         self._options = options
 
-    def wrap(self, module: nn.Module, precision: str) -> nn.Module:
-        self.scale_for(precision)
+    def spread(self, module: nn.Module, precision: str) -> nn.Module:
         device = torch.device(self.world.device)
         mesh = init_device_mesh(device.type, (self.world.size,))
         dtype = None if precision == "fp32" else DTYPES[precision]

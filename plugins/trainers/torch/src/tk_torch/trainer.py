@@ -14,7 +14,18 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tk.compose import Plan
-from tk.contracts import Checkpoint, Moment, Schedule, Strategy, Tracker, TrainPlan, TrainResult, Window, World
+from tk.contracts import (
+    Checkpoint,
+    Moment,
+    OptimizerFactory,
+    Schedule,
+    Strategy,
+    Tracker,
+    TrainPlan,
+    TrainResult,
+    Window,
+    World,
+)
 from tk.errors import TkError, UsageError
 from tk.files import explained
 from tk.inference import uses_of
@@ -135,16 +146,18 @@ class _Run:
             plan, world, device="cpu" if sharded else world.device, start=start, precomputed=bool(saved)
         )
         self.precision = computed_in(plan, world.device)
-        self.module = strategy.wrap(parts.scored, self.precision)
+        optimizer: OptimizerFactory = plan.one("optim").build()
+        self.module, self.optimizer = strategy.wrap(
+            parts.scored, self.precision, lambda: optimizer(parts.parameter_groups()), self.train.max_grad_norm
+        )
         parts.training_mode(self.module)
-        self.optimizer = plan.one("optim").build()(parts.parameter_groups())
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
         self.schedule: Schedule = plan.one("scheduler").build()
         self.session = Running(plan, parts, self.module, strategy, world, self.speed)
         self.source = parts.method.source(parts.loader, self.session)
         self.total = len(self.source)
         self.session.moment = lambda: Moment(self.progress.step, self.total, self.progress.epoch)
-        self.updater = Updater(parts.method, self.module, strategy, self.optimizer, world, self.train.max_grad_norm)
+        self.updater = Updater(parts.method, self.module, strategy, self.optimizer, world)
         built = {name: chosen.build() for name, chosen in plan.many("callbacks").items()}
         self.callbacks = Callbacks(built, self.total)
         seed_everything(self.train.seed, world.rank + 1)

@@ -84,14 +84,12 @@ class Updater:
         strategy: Strategy,
         optimizer: torch.optim.Optimizer,
         world: World,
-        max_norm: float | None,
     ) -> None:
         self._method = method
         self._module = module
         self._strategy = strategy
         self._optimizer = optimizer
         self._world = world
-        self._max_norm = max_norm
 
     def totals(self, window: Sequence[Batch]) -> Totals:
         """Weights and tokens of the window over all ranks. Raises TkError where ranks have unequal windows."""
@@ -114,11 +112,11 @@ class Updater:
 
     def update(self) -> float:
         """Update the weights by the gradients. Returns their norm (nan: they are not finite, and nothing changes)."""
-        return self._strategy.step(self._module, self._optimizer, self._max_norm)
+        return self._strategy.step(self._module, self._optimizer)
 
     def drop(self) -> float:
         """Forget the gradients. Returns nan."""
-        self._optimizer.zero_grad(set_to_none=True)
+        self._strategy.drop(self._module, self._optimizer)
         return math.nan
 
     def _by_row(self, window: Sequence[Batch], totals: Totals) -> Sums:

@@ -1,0 +1,1 @@
+"""The strategy `deepspeed`: optimizer state, gradients and parameters are sharded by DeepSpeed (ZeRO)."""

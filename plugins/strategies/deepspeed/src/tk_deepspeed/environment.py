@@ -1,0 +1,35 @@
+"""What the processes of a run need from their start, asked by what starts them: free of torch, and of DeepSpeed."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+
+from tk.errors import TkError
+from tk_deepspeed.document import document_of
+from tk_deepspeed.options import DeepspeedOptions
+
+
+def environment(options: DeepspeedOptions) -> Mapping[str, str]:
+    """DeepSpeed reads what it computes on from DS_ACCELERATOR, and builds its kernels by the `ninja` that is found.
+
+    Raises TkError where it is not installed, and UsageError for a config that it could not be given.
+    """
+    check_installed()
+    document_of(options)
+    paths = os.environ.get("PATH", "").split(os.pathsep)
+    own = str(Path(sys.executable).parent)
+    found = {"PATH": os.pathsep.join(paths if own in paths else [*paths, own])}
+    return found | ({"DS_ACCELERATOR": options.accelerator} if options.accelerator else {})
+
+
+def check_installed() -> None:
+    """Raises TkError with the mend."""
+    if find_spec("deepspeed") is None:
+        raise TkError(
+            "strategy deepspeed needs the package 'deepspeed', which is not installed: "
+            "pip install --no-build-isolation 'tk-plugin-deepspeed[deepspeed]'"
+        )

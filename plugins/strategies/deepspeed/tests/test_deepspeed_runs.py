@@ -1,0 +1,155 @@
+"""Whole runs by name through tk.train: every stage on 1, 2 and 4 processes gives the losses and weights of one process under
+`ddp`, and is really in parts."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+import tk
+from tk_conformance.tiny import tiny_checkpoint
+from tk_conformance.train_many import train_many
+from tk_deepspeed.document import PRESETS
+
+pytest.importorskip("deepspeed", reason="DeepSpeed is not installed: pip install 'tk-plugin-deepspeed[deepspeed]'")
+
+HERE = Path(__file__).parent
+CPU = {"DS_ACCELERATOR": "cpu"}
+CASES: dict[str, dict[str, Any]] = {
+    "sft-lora": {"tuner": {"name": "lora", "rank": 2}},
+    "sft-full": {"tuner": "full"},
+    "sft-packed": {"tuner": "full", "data": {"packing": True, "max_length": 96}},
+    "dpo-lora": {"method": "dpo", "tuner": {"name": "lora", "rank": 2}},
+    "dpo-full": {"method": "dpo", "tuner": "full"},
+}
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("inputs")
+    tiny_checkpoint(folder / "model", "llama", vocab=300)
+    rows = [
+        {
+            "prompt": f"{i}? " + "why " * (i % 5),
+            "chosen": f"{i * i} " + "so " * (i % 4),
+            "rejected": f"No. {i}" * (i % 3 + 1),
+        }
+        for i in range(24)
+    ]
+    for name, columns in (("pairs", {"chosen": "chosen", "rejected": "rejected"}), ("rows", {"chosen": "completion"})):
+        named = [{"prompt": row["prompt"], **{new: row[old] for old, new in columns.items()}} for row in rows]
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in named))
+    return folder
+
+
+def config(inputs: Path, output: Path, case: str, strategy: Any, **sections: Any) -> dict[str, Any]:
+    """A short run. Rows of a forward are one, so that each process accumulates and the last windows have fillers."""
+    given = CASES[case] | sections
+    rows = inputs / ("pairs.jsonl" if given.get("method") == "dpo" else "rows.jsonl")
+    witnessed = {"witness": {"dump": str(output)}} if strategy != "ddp" else {}
+    return {
+        "model": str(inputs / "model"),
+        "template": "chatml",
+        "optim": {"name": "adamw", "lr": 1e-3, "weight_decay": 0.01},
+        "strategy": strategy,
+        "report": {"html": False, "plot": False},
+        "plugins": {"files": [str(HERE / "witness.py")]},
+        "callbacks": witnessed,
+        "output": str(output / "run"),
+        **given,
+        "train": {"steps": 4, "batch_size": 6, "micro_batch_size": 1, "save_every": 2, **given.get("train", {})},
+        "data": {"sources": {"rows": {"path": str(rows)}}, **given.get("data", {})},
+    }
+
+
+@pytest.fixture(scope="module")
+def alone(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every case on one process under ddp."""
+    folder = tmp_path_factory.mktemp("alone")
+    for case in CASES:
+        tk.train(config(inputs, folder / case, case, "ddp"))
+    return folder
+
+
+@pytest.mark.parametrize("world", [1, 2, 4])
+def test_every_stage_gives_what_one_process_gives(inputs: Path, alone: Path, tmp_path: Path, world: int) -> None:
+    runs = {(name, case): tmp_path / name / case for name in PRESETS for case in CASES}
+    made = [config(inputs, out, case, {"name": "deepspeed", "preset": n}) for (n, case), out in runs.items()]
+    train_many(made, world=world, timeout=590, environment=CPU)
+    for (name, case), out in runs.items():
+        check_sharded(out, int(name[4]), world, offloaded=name.endswith("offload"))
+        expected, found = (course(folder / "run") for folder in (alone / case, out))
+        assert found == pytest.approx(expected, rel=1e-5), (name, case)
+        worst = max(distances(saved(out / "run"), saved(alone / case / "run")).items(), key=lambda item: item[1])
+        assert worst[1] <= 1e-5, (name, case, worst)
+        finals = [{p.name for p in (folder / "run/final").iterdir()} for folder in (alone / case, out)]
+        assert finals[0] == finals[1]
+
+
+def check_sharded(out: Path, stage: int, world: int, *, offloaded: bool) -> None:
+    """What each rank told of its engine after the last step."""
+    for rank in range(world):
+        told = json.loads((out / f"witness{rank}.json").read_text())
+        assert (told["world"], told["stage"], told["on_cpu"], told["gradients"]) == (world, stage, offloaded, 0)
+        share = world if stage else 1
+        assert told["trained"] / share <= told["updated"] <= told["trained"] / share * 1.05 + 64, told
+        if stage == 3:
+            assert told["held"] <= told["parameters"] / world * 1.05 + 64, told
+        else:
+            assert told["held"] == told["parameters"]
+
+
+def course(run: Path) -> list[float]:
+    lines = map(json.loads, (run / "log.jsonl").read_text().splitlines())
+    return [line[name] for line in lines if line["kind"] == "train" for name in ("loss", "grad_norm")]
+
+
+def saved(run: Path) -> dict[str, Tensor]:
+    """Adapters or weights as they were written at the end."""
+    (path,) = (run / "final").glob("*.safetensors")
+    return load_file(path)
+
+
+def distances(found: dict[str, Tensor], expected: dict[str, Tensor]) -> dict[str, float]:
+    assert found.keys() == expected.keys()
+    return {
+        name: float((found[name].double() - value.double()).norm() / value.double().norm().clamp_min(1e-30))
+        for name, value in expected.items()
+    }
+
+
+@pytest.mark.parametrize("case", ["sft-lora", "dpo-full"])
+def test_a_run_goes_on_bit_by_bit_on_as_many_processes_and_closely_on_others(
+    inputs: Path, alone: Path, tmp_path: Path, case: str
+) -> None:
+    names = ("zero1", "zero2", "zero3", "zero3_offload")
+    whole = [config(inputs, tmp_path / "whole" / n, case, {"name": "deepspeed", "preset": n}) for n in names]
+    train_many(whole, world=2, timeout=590, environment=CPU)
+    cut = {world: [_cut(tmp_path, inputs, n, case, world) for n in names] for world in (1, 2, 4)}
+    for world, configs in cut.items():
+        train_many(configs, world=world, timeout=590, environment=CPU)
+    for name in names:
+        ends = {world: saved(tmp_path / f"cut{world}" / name / "run") for world in cut}
+        expected = saved(tmp_path / "whole" / name / "run")
+        assert all(torch.equal(ends[2][key], value) for key, value in expected.items()), name
+        for world in (1, 4):
+            assert max(distances(ends[world], saved(alone / case / "run")).values()) <= 1e-5, (name, world)
+
+
+def _cut(folder: Path, inputs: Path, name: str, case: str, world: int) -> dict[str, Any]:
+    """The config of a run that goes on, on so many processes, from the middle of one on two."""
+    made = config(
+        inputs, folder / f"cut{world}" / name, case, {"name": "deepspeed", "preset": name}, train={"resume": True}
+    )
+    shutil.copytree(folder / "whole" / name / "run", folder / f"cut{world}" / name / "run")
+    run = folder / f"cut{world}" / name / "run"
+    shutil.rmtree(run / "checkpoints/step-00000004")
+    shutil.rmtree(run / "final")
+    return made
