@@ -38,11 +38,11 @@ def environment_of(plan: Plan) -> Mapping[str, str]:
     """Variables that the strategy's processes need from their start."""
     if not _needs_environment(plan):
         return {}
-    component, options = plan.one("strategy").component, plan.one("strategy").options
-    config = component.config()
-    found: Mapping[str, str] = component.load(component.spec.environment)(
-        config() if options is None and config else options
-    )  # type: ignore[attr-defined]
+    chosen = plan.one("strategy")
+    spec: Any = chosen.component.spec
+    config = chosen.component.config()
+    options = config() if chosen.options is None and config else chosen.options
+    found: Mapping[str, str] = chosen.component.load(spec.environment)(options)
     return found
 
 
