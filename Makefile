@@ -2,6 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PACKAGES := core $(sort $(wildcard plugins/*/*))
 STAMP := .venv/.installed
+TRACKERS := .venv/trackers/.installed
 
 .PHONY: setup quickstart test slow lint bench docs
 
@@ -16,13 +17,18 @@ $(STAMP): constraints.txt pyproject.toml $(addsuffix /pyproject.toml,$(PACKAGES)
 	$(BIN)/pip install -q -c constraints.txt --no-build-isolation --group dev --group oracles --group clients $(addprefix -e ,$(PACKAGES))
 	touch $@
 
+$(TRACKERS): constraints-trackers.txt $(STAMP)  # for tests, beside the packages: trackio wants pillow<13, swanlab protobuf<7
+	$(PYTHON) -m venv .venv/trackers
+	.venv/trackers/bin/pip install -q -r constraints-trackers.txt
+	touch $@
+
 quickstart: setup
 	$(BIN)/tk train -c examples/quickstart.yaml
 
-test: setup
+test: setup $(TRACKERS)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow" -n auto --maxprocesses 4 --dist loadfile --durations=15
 
-slow: setup
+slow: setup $(TRACKERS)
 	OMP_NUM_THREADS=1 $(BIN)/python tests/run_slow.py
 
 lint: setup

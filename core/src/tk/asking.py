@@ -9,8 +9,9 @@ from types import TracebackType
 from typing import Any
 
 from tk import engines
+from tk.capabilities import CAPABILITIES
 from tk.compose import Plan
-from tk.contracts import Completion, Delta, Request
+from tk.contracts import Completion, Delta, Request, Sampling
 from tk.errors import UsageError
 from tk.inference import runtime
 from tk.sample import Message, Sample
@@ -24,6 +25,7 @@ class Asking:
 
     def __init__(self, plan: Plan, run: Path | None) -> None:
         self._sampling = plan.config.sampling
+        self._supports = plan.one("engine").component.spec.supports
         self._messages = plan.registry.get("formats", "messages").build()
         self._loaded = runtime(plan, run, adapters=True)
         self.model = self._loaded.model
@@ -60,6 +62,13 @@ class Asking:
             sampling = replace(self._sampling, **changes)
         except TypeError as error:
             raise UsageError(f"sampling: {error}.") from error
+        asked = self._of(prompt, tools, adapter, sampling)
+        lacking = [(word, name) for word, name in asked.needs.items() if word not in self._supports]
+        for word, name in lacking:
+            raise UsageError(f"sampling.{name}: the engine does not support {word!r}: {CAPABILITIES[word].text}.")
+        return asked
+
+    def _of(self, prompt: Prompt, tools: Sequence[Mapping[str, Any]], adapter: str, sampling: Sampling) -> Request:
         template = self._loaded.template
         if isinstance(prompt, Sequence) and prompt and isinstance(prompt[0], int):
             return Request([int(token) for token in prompt], sampling, template.stop_ids(), adapter=adapter)  # type: ignore[arg-type]

@@ -52,6 +52,7 @@ class Remote(Base):
         self._name, self._open_link, self._folder, self._left = name, open, folder, restarts
         self._keys, self._seeds = count(), random.SystemRandom()
         self._asked: dict[str, _Asked] = {}
+        self._failed: list[Delta] = []
         self._weights: Path | None = None
         self.digest = ""
         self._link: Link | None = open()
@@ -60,6 +61,8 @@ class Remote(Base):
         limit = checked(request, self.model)
         if request.media:
             raise UsageError(f"The engine {self._name} takes text only so far: use the engine transformers.")
+        if request.prompt_logps or request.model_logps:
+            raise UsageError(f"The engine {self._name} tells log-probs of what it samples only.")
         stop_ids, texts = stops(request, self.model)
         link, key = self._linked(), next(self._keys)
         for number in range(request.sampling.n):
@@ -67,22 +70,25 @@ class Remote(Base):
             self._asked[name] = _Asked(key, number, request, stop_ids, TextStream(self.model.tokenizer, texts))
             try:
                 link.add(**self._plain(name, number, request, limit, stop_ids))
-            except LostError:
+            except LostError as error:
                 self._drop(key)
-                self._link = None
+                self._lost(error)
                 raise
         return key
 
     def step(self) -> list[Delta]:
-        if not self._asked or self._link is None:
-            return []
+        failed, self._failed = self._failed, []
+        if failed or not self._asked or self._link is None:
+            return failed
         try:
             events = self._link.events(WAIT)
         except LostError as error:
-            return self._lost(error)
+            self._lost(error)
+            return self.step()
         return [delta for event in events for delta in self._heard(event)]
 
     def cancel(self, key: int) -> None:
+        self._failed = [delta for delta in self._failed if delta.key != key]
         for name in self._drop(key):
             if self._link is not None:
                 self._link.cancel(name)
@@ -93,7 +99,11 @@ class Remote(Base):
         They are kept until the next ones, for an engine that has to begin anew.
         """
         folder = written(weights, self._folder / f"weights-{os.getpid()}-{version}")
-        self.digest = self._linked().call("update", folder=str(folder), version=version)
+        try:
+            self.digest = self._linked().call("update", folder=str(folder), version=version)
+        except LostError as error:
+            self._lost(error)
+            raise
         if self._weights is not None and self._weights != folder:
             shutil.rmtree(self._weights, ignore_errors=True)
         self._weights, self.version = folder, version
@@ -156,13 +166,10 @@ class Remote(Base):
         top = tuple(tuple((int(token), float(logp)) for token, logp in place) for place in told)
         return [Delta(text, tuple(ids), finish, asked.key, asked.number, logps, self.version, top=top)]
 
-    def _lost(self, error: LostError) -> list[Delta]:
-        """Everything on its way has failed; the next request begins it anew."""
-        failed, self._asked = list(self._asked.values()), {}
-        self._close_lost()
-        return [Delta("", (), "error", asked.key, asked.number, error=error) for asked in failed]
-
-    def _close_lost(self) -> None:
+    def _lost(self, error: LostError) -> None:
+        """Everything on its way has failed, which the next step tells; the next request begins it anew."""
+        lost, self._asked = list(self._asked.values()), {}
+        self._failed += [Delta("", (), "error", asked.key, asked.number, error=error) for asked in lost]
         link, self._link = self._link, None
         if link is not None:
             link.close()

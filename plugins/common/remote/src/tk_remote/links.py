@@ -139,11 +139,12 @@ class Worker:
         """Ask it to end, and end it: nothing of it is left."""
         with contextlib.suppress(LostError):
             self._send({"do": worker.END})
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(GRACE)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)  # what it has started too
-        self._process.wait()
+            _ended(self._process, GRACE)
+        if self._process.returncode is None:
+            # what it has started too; as long as it has not been waited for, nothing else is called by its number
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
         self._connection.close()
         with contextlib.suppress(OSError):
             os.close(self._lifeline)
@@ -187,9 +188,7 @@ class Worker:
             raise self._lost() from error
 
     def _lost(self) -> LostError:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(GRACE)
-        code = self._process.returncode
+        code = _ended(self._process, GRACE)
         how = (
             "does not answer"
             if code is None
@@ -238,6 +237,19 @@ def _started(
         theirs.close()
         os.close(reading)
     return process, ours, writing
+
+
+def _ended(process: subprocess.Popen[bytes], seconds: float) -> int | None:
+    """How a process has ended (a signal's number below 0), once it has, within so many seconds. It stays to be waited for."""
+    until = time.monotonic() + seconds
+    while process.returncode is None:
+        found = os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        if found is not None:
+            return found.si_status if found.si_code == os.CLD_EXITED else -found.si_status
+        if time.monotonic() > until:
+            return None
+        time.sleep(0.02)
+    return process.returncode
 
 
 def _own_environment() -> dict[str, str]:

@@ -28,6 +28,8 @@ from tk_text.asked import checked, stops
 
 WAIT = 0.05
 """Seconds that a step waits for something to come."""
+SUPPORTS = ("messages", "penalties", "logit-bias")
+"""What of a request it sends on that not every engine can."""
 ENDS: dict[str | None, FinishReason] = {
     "stop": "stop",
     "length": "length",
@@ -68,6 +70,9 @@ class OpenAIEngine(Base):
     def add(self, request: Request) -> int:
         if request.messages and request.ids:
             raise UsageError("A request has messages or a prompt's tokens, not both.")
+        lacking = [name for word, name in request.needs.items() if word not in SUPPORTS]
+        if lacking:
+            raise UsageError(f"{lacking[0]}: an endpoint is not asked for it.")
         if not request.messages:
             if self.model is None:
                 raise UsageError("A further engine is asked by messages: there is no model whose tokens it could take.")

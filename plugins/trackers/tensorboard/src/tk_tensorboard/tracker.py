@@ -16,8 +16,7 @@ from tensorboard.plugins.hparams.summary_v2 import hparams_pb
 from tk.contracts import TrainPlan, TrainResult
 from tk_tensorboard.events import Events
 from tk_tensorboard.options import TensorBoardOptions
-
-Plain = bool | int | float | str
+from tk_tracking.flat import flat
 
 
 class TensorBoard:
@@ -40,7 +39,7 @@ class TensorBoard:
         }
         table = "\n".join(["| | |", "|---|---|", *(f"| {name} | {value:,} |" for name, value in counts.items())])
         self._add(Summary(value=[_text("plan", table)]), 0)
-        self._add(hparams_pb(dict(_flat(config))), 0)
+        self._add(hparams_pb(dict(flat(config))), 0)
 
     def log(self, kind: Literal["train", "eval"], step: int, figures: Mapping[str, float]) -> None:
         if kind == "train" and step % self.options.every:
@@ -76,17 +75,3 @@ def _text(tag: str, text: str) -> Any:
     value.tensor.tensor_shape.dim.add(size=1)
     value.tensor.string_val.append(text.encode())
     return value
-
-
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Plain]:
-    """The config as dotted path -> value; lists as text, what is not set left out."""
-    flat: dict[str, Plain] = {}
-    for name, value in config.items():
-        path = f"{prefix}{name}"
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{path}.")
-        elif isinstance(value, bool | int | float | str):
-            flat[path] = value
-        elif value is not None:
-            flat[path] = json.dumps(value, default=str)
-    return flat

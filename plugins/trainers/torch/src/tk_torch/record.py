@@ -99,8 +99,13 @@ class Record:
                 self._delete()
             raise
         self._started = True
-        for tracker in self._trackers:
-            tracker.start(found, config, step)
+        try:
+            for tracker in self._trackers:
+                tracker.start(found, config, step)
+        except TkError:
+            if not step:
+                self.undo()
+            raise
 
     def _make_folder(self, *, new: bool) -> None:
         """A new run deletes what another one left, or what an interrupted one left before its first checkpoint."""

@@ -1,0 +1,1 @@
+"""Trackers whose library runs in a process of its own."""

@@ -1,0 +1,1 @@
+"""The tracker mlflow for tk: a run's figures in MLflow."""

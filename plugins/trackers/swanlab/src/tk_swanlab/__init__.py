@@ -1,0 +1,1 @@
+"""The tracker swanlab for tk: a run's figures in SwanLab."""

@@ -1,0 +1,1 @@
+"""The tracker trackio for tk: a run's figures in Trackio."""

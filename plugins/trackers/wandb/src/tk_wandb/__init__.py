@@ -1,0 +1,1 @@
+"""The tracker wandb for tk: a run's figures in Weights & Biases."""
