@@ -83,7 +83,7 @@ class Template(Protocol):
     def read(self, ids: Sequence[int], *, more: bool = False) -> Message:
         """What the assistant has said by tokens that were sampled: text, and calls of tools.
 
-        more: others are to come: only the text that is sure to stand before any call.
+        more: others are to come: only the text, in whole characters, that is sure to stand before any call.
         """
         ...
 

@@ -139,6 +139,9 @@ def test_a_reward_named_like_a_figure_does_not_take_its_place(inputs: Path, tmp_
         ({"sampling": {"n": 1}}, "sampling.n: answers are held against one another: ask for 2 or more"),
         ({"sampling": {"temperature": 0}}, "sampling.temperature: at 0 all answers to a prompt are the same"),
         ({"sampling": {"repetition_penalty": 1.1}}, "sampling.repetition_penalty: with 1.1 .* use 1.0"),
+        ({"sampling": {"frequency_penalty": 0.5}}, "sampling.frequency_penalty: with 0.5 .* use 0.0"),
+        ({"sampling": {"min_p": 0.2}}, "sampling.min_p: with 0.2 .* use 0.0"),
+        ({"sampling": {"logit_bias": {"5": 1.0}}}, "sampling.logit_bias: with .* use {}"),
         ({"data": {"packing": True}}, "data.packing needs 'packing', which method .grpo of tk-plugin-grpo. does not"),
     ],
 )

@@ -256,6 +256,7 @@ def test_what_cannot_be_answered_says_why(client: openai.OpenAI, status: int, sa
         (400, b'{"model": "tiny", "prompt": [1000]}'),
         (400, b'{"model": "tiny", "prompt": [-1]}'),
         (400, b'{"model": "tiny", "prompt": ""}'),
+        (400, b'{"model": "tiny", "prompt": ["a", "b", "c", "d", "e", "f", "g", "h", "i"], "n": 128}'),
         (400, b'{"model": "tiny", "prompt": "x", "temperature": NaN}'),
         (400, b'{"model": "tiny", "prompt": "x", "max_tokens": 1e99}'),
         (400, b"[]"),

@@ -13,7 +13,7 @@ class GrpoOptions:
     """Options of `grpo`, `dapo` and `rloo`. How many answers a prompt gets is `sampling.n`.
 
     What is trained are log-probs of the sampled distribution: at `sampling.temperature`, within `top_p` and `top_k` as the policy
-    stands, with the sampled token. `repetition_penalty` is refused: the answers would be of another distribution.
+    stands, with the sampled token. Penalties, `min_p` and the like are refused: the answers would be of another distribution.
     """
 
     kl: Annotated[

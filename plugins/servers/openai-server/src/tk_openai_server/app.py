@@ -212,6 +212,9 @@ class _Routes:
     ) -> Response:
         if self._served.head.kind != "lm":
             raise Refused(400, f"{self._served.name} generates no text.", param="model")
+        answers, most = sum(each.sampling.n for each in made), self._served.options.max_answers
+        if answers > most:
+            raise Refused(400, f"{answers} answers are asked for at once, and {most} are the limit.", param="n")
         used = Counted(sum(map(len, prompts)))
         self._metrics.prompts.inc(used.prompt)
         generation = Generation(

@@ -28,6 +28,7 @@ class ServerOptions:
     max_body: Annotated[int, doc("Bytes of a request.", ge=1)] = 4_000_000
     max_prompt: Annotated[int | None, doc("Tokens of a prompt; the model's positions unless given.", ge=1)] = None
     max_output: Annotated[int | None, doc("Tokens of an answer that may be asked for.", ge=1)] = None
+    max_answers: Annotated[int, doc("Answers that one request may ask for: its prompts times n.", ge=1)] = 1024
     logprobs: Annotated[
         Literal["model", "sampled"],
         doc(
