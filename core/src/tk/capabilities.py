@@ -53,6 +53,7 @@ CAPABILITIES: dict[str, Capability] = {
         "what is trained on does not come from the model as it stands, so that its embeddings may have noise",
         ("methods", "trainers"),
     ),
+    "compile": Capability("training steps can be compiled", ("trainers", "strategies")),
     "activation-offload": Capability("activations can wait in the memory of the CPU", ("trainers",)),
     "gradient-checkpointing": Capability("activations can be recomputed in the backward pass", ("models",)),
 }

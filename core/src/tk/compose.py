@@ -119,6 +119,8 @@ def _wished(config: Config) -> Iterator[tuple[str, str]]:
         yield "padding-left", "data.padding_side"
     if config.train.neftune_alpha:
         yield "embedding-noise", "train.neftune_alpha"
+    if config.train.compile:
+        yield "compile", "train.compile"
     if config.train.activation_offload:
         yield "activation-offload", "train.activation_offload"
     if config.train.gradient_checkpointing:

@@ -105,6 +105,12 @@ class TrainSection:
             gt=0,
         ),
     ] = None
+    compile: Annotated[
+        bool,
+        doc(
+            "Compile the model's blocks for training steps (torch.compile): the first steps take longer, later ones less."
+        ),
+    ] = False
     gradient_checkpointing: Annotated[bool, doc("Recompute activations in the backward pass to save memory.")] = False
     checkpointed_groups: Annotated[
         list[str],

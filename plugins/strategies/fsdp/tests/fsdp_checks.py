@@ -13,7 +13,8 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 
 from tk_fsdp.options import FsdpOptions
-from tk_fsdp.strategy import Fsdp, blocks
+from tk_fsdp.strategy import Fsdp
+from tk_parallel.blocks import blocks
 
 
 class Block(nn.Module):

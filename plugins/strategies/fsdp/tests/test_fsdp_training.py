@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from tk.errors import UsageError
-from tk_fsdp.strategy import blocks
+from tk_parallel.blocks import blocks
 from tk_parallel.testing import run_processes
 
 SCRIPT = Path(__file__).with_name("fsdp_checks.py")

@@ -12,5 +12,5 @@ def tk_strategies() -> Iterable[StrategySpec]:
         target="tk_ddp.strategy:Ddp",
         config="tk_ddp.options:DdpOptions",
         summary="Every process holds the whole model (DistributedDataParallel).",
-        supports=("packing", "gradient-checkpointing", "weight-update"),
+        supports=("packing", "gradient-checkpointing", "weight-update", "compile"),
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 
@@ -12,8 +11,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
 from tk.contracts import Share
-from tk.errors import UsageError
 from tk_fsdp.options import FsdpOptions
+from tk_parallel.blocks import blocks
 from tk_parallel.strategy import DTYPES, TorchStrategy
 
 
@@ -66,30 +65,7 @@ class Fsdp(TorchStrategy):
 
 
 def _gathered(parameter: nn.Parameter, precision: str) -> int:
-    """Bytes of a whole parameter, and of its gradient before it is spread."""
+    """Bytes of a whole parameter; of its gradient too where it has one, and of the copy, in single precision or more, that
+    is summed over the processes."""
     size = parameter.element_size() if precision == "fp32" else DTYPES[precision].itemsize
-    return parameter.numel() * size * (2 if parameter.requires_grad else 1)
-
-
-def blocks(module: nn.Module, classes: Sequence[str] | None = None) -> list[nn.Module]:
-    """The modules that are sharded one by one: of the named classes, else of those that transformers does not split,
-    else the members of the outermost lists of modules. Raises UsageError where a named class has no module."""
-    wanted = set(classes or ())
-    for part in () if classes else module.modules():
-        wanted.update(getattr(part, "_no_split_modules", None) or ())
-    found = [part for part in module.modules() if type(part).__name__ in wanted and _has_parameters(part)]
-    if classes and not found:
-        raise UsageError(f"strategy.blocks: the model has no module of class {' or '.join(classes)}.")
-    return found or list(_listed(module))
-
-
-def _listed(module: nn.Module) -> Iterator[nn.Module]:
-    for child in module.children():
-        if isinstance(child, nn.ModuleList) and len(child) > 1:
-            yield from filter(_has_parameters, child)
-        else:
-            yield from _listed(child)
-
-
-def _has_parameters(module: nn.Module) -> bool:
-    return next(module.parameters(), None) is not None
+    return parameter.numel() * (2 * size + max(size, 4) if parameter.requires_grad else size)

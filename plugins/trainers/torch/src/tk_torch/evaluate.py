@@ -17,6 +17,7 @@ from tk_parallel.processes import exchange
 from tk_tensor.collate import reduce_for
 from tk_tensor.given import OF_SAMPLES, Collate, divided
 from tk_torch.assemble import Parts
+from tk_torch.compiled import uncompiled
 from tk_torch.update import to_device
 from tk_torch.window import Outputs, joined_batch, joined_outputs
 
@@ -99,7 +100,7 @@ def evaluate(
     held: list[tuple[Batch, Sequence[int], Outputs]] = []
     done = 0
     module.eval()
-    with torch.no_grad():
+    with torch.no_grad(), uncompiled(module):
         for batch, indices in eval_batches(
             parts.data.eval, parts.collate, parts.layout, batch_size, world, parts.loader.workers
         ):

@@ -12,5 +12,12 @@ def tk_trainers() -> Iterable[TrainerSpec]:
         target="tk_torch.trainer:TorchTrainer",
         config="tk_torch.options:TorchOptions",
         summary="One straight training loop in PyTorch.",
-        supports=("packing", "gradient-checkpointing", "padding-left", "embedding-noise", "activation-offload"),
+        supports=(
+            "packing",
+            "gradient-checkpointing",
+            "padding-left",
+            "embedding-noise",
+            "activation-offload",
+            "compile",
+        ),
     )

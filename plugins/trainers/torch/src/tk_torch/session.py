@@ -18,6 +18,7 @@ from tk.errors import UsageError
 from tk.sample import Sample
 from tk_parallel.processes import exchange
 from tk_torch.assemble import Parts, load
+from tk_torch.compiled import uncompiled
 from tk_torch.precision import computing
 from tk_torch.ranks import together
 from tk_torch.settings import Configured
@@ -81,7 +82,12 @@ class Running(Configured):
     def _generate(self, requests: Sequence[Request]) -> list[list[Completion]]:
         self._module.eval()
         try:
-            with self._speed.phase("generate"), torch.no_grad(), computing(self._plan, self.world.device):
+            with (
+                self._speed.phase("generate"),
+                torch.no_grad(),
+                uncompiled(self._module),
+                computing(self._plan, self.world.device),
+            ):
                 return engines.generate(self._engine, requests)
         finally:
             if self._supports("sleep"):
@@ -115,7 +121,7 @@ class Running(Configured):
         """Statistics of each batch, without gradient and without dropout."""
         self._module.eval()
         try:
-            with self._speed.phase("score"), torch.no_grad():
+            with self._speed.phase("score"), torch.no_grad(), uncompiled(self._module):
                 moved = [to_device(batch, self.world.device) for batch in batches]
                 return [self._module(batch.inputs, batch.fields, passes) for batch in moved]
         finally:

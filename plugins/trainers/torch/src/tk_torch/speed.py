@@ -13,7 +13,7 @@ class Speed:
 
     def __init__(self) -> None:
         self._created = self._started = time.perf_counter()
-        self._before = self._first = 0.0
+        self._before = self._first = self._of_first = 0.0
         self._tokens = 0
         self._inner: list[float] = []
         self._now, self._taken, self._all = Counter[str](), Counter[str](), Counter[str]()
@@ -41,6 +41,7 @@ class Speed:
         self._tokens += tokens
         self._taken.update(self._now)
         self._all.update(self._now)
+        self._of_first = self._of_first or self._now.total()
         self._now.clear()
         self._first = self._first or time.perf_counter() - self._created
 
@@ -62,10 +63,12 @@ class Speed:
         return self._before + time.perf_counter() - self._started
 
     def timings(self) -> dict[str, float]:
-        """Seconds: until the first step began and until it was done, of all steps of this process, and of their phases."""
+        """Seconds: until the first step began and until it was done, of the first step alone (in which what is compiled is
+        compiled), of all steps of this process, and of their phases."""
         return {
             "until_loop": self._started - self._created,
             "until_first_step": self._first,
+            "first_step": self._of_first,
             "steps": self._all.total(),
             **self._all,
         }

@@ -36,6 +36,7 @@ from tk_torch import files, precomputed, resume
 from tk_torch.answers import answers, compared, refusal
 from tk_torch.assemble import assemble, described
 from tk_torch.checkpoints import Checkpoints, Saved
+from tk_torch.compiled import compile_blocks
 from tk_torch.control import Callbacks, Signals
 from tk_torch.evaluate import evaluate
 from tk_torch.options import TorchOptions
@@ -145,6 +146,8 @@ class _Run:
         self.parts = parts = assemble(
             plan, world, device="cpu" if sharded else world.device, start=start, precomputed=bool(saved)
         )
+        if self.train.compile:
+            compile_blocks(parts.scored, world.device)
         self.precision = computed_in(plan, world.device)
         optimizer: OptimizerFactory = plan.one("optim").build()
         self.module, self.optimizer = strategy.wrap(
