@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PACKAGES := core $(sort $(wildcard plugins/*/*))
 STAMP := .venv/.installed
-TRACKERS := .venv/trackers/.installed
+BESIDE := .venv/.beside
 
 .PHONY: setup quickstart test slow lint bench docs
 
@@ -17,7 +17,9 @@ $(STAMP): constraints.txt pyproject.toml $(addsuffix /pyproject.toml,$(PACKAGES)
 	$(BIN)/pip install -q -c constraints.txt --no-build-isolation --group dev --group oracles --group clients $(addprefix -e ,$(PACKAGES))
 	touch $@
 
-$(TRACKERS): constraints-trackers.txt $(STAMP)  # for tests, beside the packages: trackio wants pillow<13, swanlab protobuf<7
+# what only tests need, beside the packages: trackio wants pillow<13, swanlab protobuf<7; where deepspeed is a package, whatever saves by transformers imports it
+$(BESIDE): constraints.txt constraints-trackers.txt $(STAMP)
+	$(BIN)/pip install -q -c constraints.txt --no-deps --no-build-isolation --target .venv/deepspeed deepspeed einops hjson msgpack ninja py-cpuinfo
 	$(PYTHON) -m venv .venv/trackers
 	.venv/trackers/bin/pip install -q -r constraints-trackers.txt
 	touch $@
@@ -25,10 +27,10 @@ $(TRACKERS): constraints-trackers.txt $(STAMP)  # for tests, beside the packages
 quickstart: setup
 	$(BIN)/tk train -c examples/quickstart.yaml
 
-test: setup $(TRACKERS)
+test: setup $(BESIDE)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow" -n auto --maxprocesses 4 --dist loadfile --durations=15
 
-slow: setup $(TRACKERS)
+slow: setup $(BESIDE)
 	OMP_NUM_THREADS=1 $(BIN)/python tests/run_slow.py
 
 lint: setup

@@ -32,6 +32,12 @@ EXPLAINED: Mapping[tuple[str, str], str] = {
     ("core/src/tk/rows.py", "section.format != 'auto'"): "the word of a setting, not the family of that name",
     # A field of run.json's config, which holds a format's name under the key "format"; the reward is another thing.
     ("plugins/common/report/src/tk_report/page.py", "source.get('format')"): "a config key, not the reward",
+    # What a DeepSpeed config has under its keys: the word that the framework fills in, and trackers of its own.
+    (
+        "plugins/strategies/deepspeed/src/tk_deepspeed/document.py",
+        "value == AUTO",
+    ): "a word of that file, not the family",
+    ("plugins/strategies/deepspeed/src/tk_deepspeed/document.py", "key in _INSTEAD"): "keys of that file, not trackers",
 }
 """(file, expression) -> why the word in it is not a component's name. An entry that no longer occurs is an error."""
 

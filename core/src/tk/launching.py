@@ -18,6 +18,7 @@ from tk.config.files import to_yaml
 from tk.contracts import Launcher, TrainResult
 from tk.errors import TkError
 from tk.files import write_file
+from tk.specs import Spec, StrategySpec
 
 
 def launcher_of(plan: Plan) -> Launcher | None:
@@ -26,24 +27,24 @@ def launcher_of(plan: Plan) -> Launcher | None:
     if "RANK" in os.environ or chosen is None:
         return None
     launcher: Launcher = chosen.build()
-    here = launcher.here and not _needs_environment(plan)
-    return None if here else launcher
-
-
-def _needs_environment(plan: Plan) -> bool:
-    return bool(getattr(plan.one("strategy").component.spec, "environment", ""))
+    alone = launcher.here and not _environment(plan.one("strategy").component.spec)
+    return None if alone else launcher
 
 
 def environment_of(plan: Plan) -> Mapping[str, str]:
-    """Variables that the strategy's processes need from their start."""
-    if not _needs_environment(plan):
-        return {}
+    """Variables that the strategy's processes need from their start. Raises TkError where they could not run here."""
     chosen = plan.one("strategy")
-    spec: Any = chosen.component.spec
+    reference = _environment(chosen.component.spec)
+    if not reference:
+        return {}
     config = chosen.component.config()
-    options = config() if chosen.options is None and config else chosen.options
-    found: Mapping[str, str] = chosen.component.load(spec.environment)(options)
+    options = config() if chosen.options is None and config is not None else chosen.options
+    found: Mapping[str, str] = chosen.component.load(reference)(options)
     return found
+
+
+def _environment(spec: Spec) -> Any:
+    return spec.environment if isinstance(spec, StrategySpec) else ""
 
 
 def processes(plan: Plan) -> int:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, Protocol
 
 import pytest
 import torch
@@ -13,50 +14,71 @@ from safetensors.torch import load_file
 from tk_deepspeed.document import PRESETS
 from tk_parallel.testing import run_processes
 
-pytest.importorskip("deepspeed", reason="DeepSpeed is not installed: pip install 'tk-plugin-deepspeed[deepspeed]'")
-
 SCRIPT = Path(__file__).with_name("deepspeed_checks.py")
+LONG = 1700
 EVERY = tuple({"preset": name} for name in PRESETS)
 
 
-def run(folder: Path, mode: str, world: int, runs: Sequence[dict[str, str]] = EVERY, precision: str = "fp32") -> None:
+class Run(Protocol):
+    def __call__(
+        self, mode: str, world: int, runs: Sequence[dict[str, str]] = EVERY, precision: str = "fp32"
+    ) -> None: ...
+
+
+@pytest.fixture
+def run(processes: Mapping[str, str], tmp_path: Path) -> Run:
     """Each run on its own engine, one after another in the same processes."""
-    given = [json.dumps(options) for options in runs]
-    done = run_processes(
-        SCRIPT, precision, str(folder), mode, *given, world=world, timeout=500, environment={"DS_ACCELERATOR": "cpu"}
-    )
-    assert all(process.stdout.count("checked") == len(runs) for process in done), done[0].stdout
+
+    def started(mode: str, world: int, runs: Sequence[dict[str, str]] = EVERY, precision: str = "fp32") -> None:
+        given = [precision, str(tmp_path), mode, *map(json.dumps, runs)]
+        done = run_processes(SCRIPT, *given, world=world, timeout=LONG, environment=processes)
+        assert all(process.stdout.count("checked") == len(runs) for process in done), done[0].stdout
+
+    return started
 
 
-@pytest.mark.parametrize(("first", "then"), [(2, 2), (4, 1), (1, 2), (2, 4)])
-def test_training_equals_a_plain_loop_and_goes_on_from_what_was_saved(tmp_path: Path, first: int, then: int) -> None:
-    run(tmp_path, "save", first)
-    run(tmp_path, "resume", then)
+def slow(*arguments: int) -> Any:
+    return pytest.param(*arguments, marks=pytest.mark.slow)
+
+
+@pytest.mark.timeout(LONG)
+@pytest.mark.parametrize(("first", "then"), [(2, 2), slow(4, 1), slow(1, 2), slow(2, 4)])
+def test_training_equals_a_plain_loop_and_goes_on_from_what_was_saved(
+    run: Run, tmp_path: Path, first: int, then: int
+) -> None:
+    run("save", first)
+    run("resume", then)
     if first == then:
-        run(tmp_path, "whole", first)
+        run("whole", first)
         for name in PRESETS:
             whole, resumed = (load_file(tmp_path / name / f"end-{mode}-{first}") for mode in ("whole", "resume"))
             assert all(torch.equal(whole[key], resumed[key]) for key in whole), name
 
 
-def test_what_one_stage_has_saved_another_goes_on_from(tmp_path: Path) -> None:
-    run(tmp_path, "save", 2, [{"preset": "zero3"}])
+@pytest.mark.slow
+@pytest.mark.timeout(LONG)
+def test_what_one_stage_has_saved_another_goes_on_from(run: Run, tmp_path: Path) -> None:
+    run("save", 2, [{"preset": "zero3"}])
     for name in ("zero0", "zero1", "zero2_offload"):
         (tmp_path / name).symlink_to(tmp_path / "zero3")
-    run(tmp_path, "resume", 2, [{"preset": "zero0"}, {"preset": "zero1"}, {"preset": "zero2_offload"}])
+    run("resume", 2, [{"preset": "zero0"}, {"preset": "zero1"}, {"preset": "zero2_offload"}])
 
 
-def test_in_bf16_what_is_updated_stays_in_single_precision(tmp_path: Path) -> None:
-    run(tmp_path, "save", 2, precision="bf16")
-    run(tmp_path, "resume", 2, precision="bf16")
-    run(tmp_path, "whole", 2, precision="bf16")
+@pytest.mark.slow
+@pytest.mark.timeout(LONG)
+def test_in_bf16_what_is_updated_stays_in_single_precision(run: Run, tmp_path: Path) -> None:
+    run("save", 2, precision="bf16")
+    run("resume", 2, precision="bf16")
+    run("whole", 2, precision="bf16")
     for name in PRESETS:
         assert all(value.dtype == torch.float32 for value in load_file(tmp_path / name / "weights").values())
         whole, resumed = (load_file(tmp_path / name / f"end-{mode}-2") for mode in ("whole", "resume"))
         assert all(torch.equal(whole[key], resumed[key]) for key in whole), name
 
 
-def test_fp16_is_scaled_at_stage_0_and_refused_elsewhere(tmp_path: Path) -> None:
-    run(tmp_path, "save", 2, [{"preset": "zero0"}], precision="fp16")
+@pytest.mark.slow
+@pytest.mark.timeout(LONG)
+def test_fp16_is_scaled_at_stage_0_and_refused_elsewhere(run: Run) -> None:
+    run("save", 2, [{"preset": "zero0"}], precision="fp16")
     with pytest.raises(AssertionError, match=r"train.precision: fp16 needs losses that are scaled"):
-        run(tmp_path, "save", 2, [{"preset": "zero2"}], precision="fp16")
+        run("save", 2, [{"preset": "zero2"}], precision="fp16")

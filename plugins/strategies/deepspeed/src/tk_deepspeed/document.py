@@ -136,7 +136,7 @@ class Document:
                 raise UsageError(f"{self.where}: {key}: {_INSTEAD[key]}. Remove it.")
             if key not in _TAKEN:
                 raise UsageError(f"{self.where}: {key}: this strategy does not take it.{nearest(key, _TAKEN)}")
-            if key in _BATCHES and value != AUTO:
+            if key in _BATCHES and not _is_auto(value):
                 raise UsageError(
                     f"{self.where}: {key}: rows of a step and of a forward are train.batch_size and "
                     'train.micro_batch_size: write "auto", or remove it.'
@@ -212,7 +212,7 @@ class Document:
             }
         zero = dict(self.tree.get(ZERO, {}))
         for key in ("reduce_bucket_size", "stage3_prefetch_bucket_size", "stage3_param_persistence_threshold"):
-            if zero.get(key) == AUTO:
+            if _is_auto(zero.get(key)):
                 zero.pop(key)  # DeepSpeed's own, where the model tells no size
                 zero |= {key: sizes[key]} if key in sizes else {}
         return zero
@@ -220,10 +220,10 @@ class Document:
     def _check_optimizer(self, facts: Facts) -> None:
         section = self.tree.get("optimizer", {})
         own = section.get("type", AUTO)
-        if own != AUTO and own.lower() != facts.optimizer.lower():
+        if not _is_auto(own) and own.lower() != facts.optimizer.lower():
             raise UsageError(f"{self.where}: optimizer.type: it is {own}, and the run's is {facts.optimizer} (optim).")
         for key, value in section.get("params", {}).items():
-            if value != AUTO:
+            if not _is_auto(value):
                 raise UsageError(
                     f'{self.where}: optimizer.params.{key}: the optimizer is tk\'s: give it under optim, and write "auto".'
                 )
@@ -232,8 +232,12 @@ class Document:
         for key, value in tree.items():
             if isinstance(value, Mapping):
                 self._check_auto(value, f"{path}{key}.")
-            elif value == AUTO and key != "keep_in_fp32_modules":
+            elif _is_auto(value) and key != "keep_in_fp32_modules":
                 raise UsageError(f'{self.where}: {path}{key}: nothing in tk\'s config stands for "auto": give a value.')
+
+
+def _is_auto(value: Any) -> bool:
+    return isinstance(value, str) and value == AUTO
 
 
 def document_of(options: DeepspeedOptions) -> Document:
