@@ -35,7 +35,8 @@ def test_nothing_heavy_is_installed(python):
 
 
 @pytest.mark.parametrize(
-    "args", [("--help",), ("plugins", "list"), ("losses", "list"), ("config", "schema"), ("train", "--help")]
+    "args",
+    [("--help",), ("plugins", "list"), ("losses", "list"), ("config", "schema"), ("train", "--help"), ("doctor",)],
 )
 def test_the_command_works(python, args):
     result = run(python, "-m", "tk", *args)

@@ -282,7 +282,7 @@ def test_a_manifest_restores_what_it_names(make, tmp_path, wheels):
     assert place.json("plugins", "sync", listed, "--dry-run")["changes"] == [good, upper]
     done = place.json("plugins", "sync", manifest, "--yes")
     assert done["changes"] == [good, upper]
-    assert done["unnamed"] == ["tk-plugin-broken"]
+    assert "tk-plugin-broken" in done["unnamed"]
     assert place.version("tk-plugin-good") == "1.0"
 
 

@@ -192,7 +192,7 @@ def test_the_command_prints_what_was_found_and_its_exit_code(tk, install):
     environ = {"TK_PLUGINS": "tk-plugin-bad", "TK_STRICT": "1"}
     bad = tk("doctor", env=environ)
     assert bad.returncode == 1
-    assert "tk-plugin-bad is broken: loading it ends the process with exit code 7" in bad.stdout
+    assert "tk-plugin-bad (broken): loading it ends the process with exit code 7" in bad.stdout
     plain = json.loads(tk("doctor", "--json", env=environ).stdout)
     assert plain["ok"] is False
     assert {"python", "cpu", "memory", "disk", "gpu", "torch"} <= set(plain["machine"])

@@ -63,10 +63,9 @@ def _print(report: Any) -> None:
 def _problems(report: Any) -> list[str]:
     """A line on everything that is not in order, in full."""
     plugins = [
-        f"{p.distribution} is {'a ' if p.state == 'duplicate' else 'with ' if ' ' in p.state else ''}{p.state}: "
-        + ": ".join(filter(None, (p.why, p.mend)))
+        f"{p.distribution} ({p.state}): {': '.join(filter(None, (p.why, p.mend)))}"
         for p in report.plugins
-        if p.state != "ok"
+        if p.state not in ("ok", "disabled")
     ]
     notes = [f"{p.distribution}: {note}" for p in report.plugins for note in p.notes]
     packages = [f"{p.name} {p.version or 'is missing'}: {p.wrong}" for p in report.packages if p.wrong]
