@@ -22,7 +22,7 @@ class Said(Batched):
 class Spoken(Base):
     """A token a step, whole characters only, to one who asks."""
 
-    def __init__(self, *, model: LoadedModel) -> None:
+    def __init__(self, *, model: LoadedModel, folder: Path) -> None:
         self.model = model
         self._pieces: Iterator[Delta] = iter(())
 

@@ -178,8 +178,8 @@ def test_what_the_engine_cannot_do_is_refused(calling: tuple[openai.OpenAI, Path
     with pytest.raises(openai.BadRequestError, match="echo: the engine said does not support"):
         client.completions.create(model="caller", prompt="x", logprobs=0, echo=True, max_tokens=0)
     plugin = {"files": [str(Path(__file__).parent / "said.py")]}
-    own: dict[str, Any] = {"engines": {"own": {"name": "said"}}, "plugins": plugin, "template": "chatml"}
-    with pytest.raises(tk.UsageError, match=r"sampling.min_p needs 'min-p', which engines.own"):
+    own: dict[str, Any] = {"engine": "said", "plugins": plugin, "template": "chatml"}
+    with pytest.raises(tk.UsageError, match=r"sampling.min_p needs 'min-p', which engine "):
         tk.serve(model=str(says.parent), sampling={"min_p": 0.1}, server={"port": 0}, **own)
 
 
