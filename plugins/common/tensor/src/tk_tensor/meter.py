@@ -31,7 +31,8 @@ class Meter(TorchDispatchMode):
 
     Where a computation asks for a number that nobody knows, it is told 1; a mask that nobody knows selects everything.
     now: by kind. peak: by kind, at the moment when they were the most together. Storages count once, whatever tensors view them.
-    device: type of the device whose memory is counted. seconds: that computations may take before they are broken off with TooLong.
+    device: type of the device whose memory is counted.
+    seconds: of the processor that computations may take before they are broken off with TooLong.
     """
 
     def __init__(self, device: str = "cpu", seconds: float = 60.0) -> None:
@@ -42,11 +43,13 @@ class Meter(TorchDispatchMode):
         self._kinds: dict[int, str] = {}
         self._dying: dict[int, weakref.ref[Any]] = {}
         self._most, self._total = 0, 0
-        self._until = time.monotonic() + seconds
+        self._until = time.process_time() + seconds
 
     def count(self, kind: str, tensors: Iterable[Tensor]) -> None:
-        """These tensors are of a kind, whether they were known before or not."""
+        """These tensors, those on the device, are of a kind, whether they were known before or not."""
         for tensor in tensors:
+            if tensor.device.type != self._device:
+                continue
             storage = tensor.untyped_storage()
             key, size = storage._cdata, storage.nbytes()
             if key in self._kinds:
@@ -66,7 +69,7 @@ class Meter(TorchDispatchMode):
         self._most, self.peak = self._total, dict(self.now)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if time.monotonic() > self._until:
+        if time.process_time() > self._until:
             raise TooLong("it takes too many steps")
         if func is torch.ops.aten._local_scalar_dense.default and isinstance(args[0], FakeTensor):
             return torch.ones((), dtype=args[0].dtype).item()

@@ -26,10 +26,10 @@ from torch import Tensor, nn
 
 from tk.compose import Plan
 from tk.contracts import Batch, Memory, ParamGroup, Pass, Rows, Share, Strategy, World
+from tk.inference import default_engine
 from tk_data.evaluate import eval_batches
 from tk_data.examples import ExampleSet
 from tk_data.heaviest import Heaviest
-from tk_tensor.collate import reduce_for
 from tk_tensor.given import PREFIX
 from tk_tensor.meter import WORKING, Meter, weightless
 from tk_torch.assemble import Parts
@@ -91,6 +91,8 @@ class _Rehearsal:
         parts, meter = self.parts, self.meter
         weightless(parts.scored, self.world.device)
         meter.count(WEIGHTS, [*parts.scored.parameters(), *parts.scored.buffers()])
+        with self._moment("loading"):
+            pass
         self.optimizer: torch.optim.Optimizer = self.plan.one("optim").build()(parts.parameter_groups())
         try:
             with meter:
@@ -145,6 +147,8 @@ class _Rehearsal:
         session = Imagined(self.plan, parts, self.world, self._scored_at_rest)
         with self._moment("rollout"):
             window = next(iter(parts.method.source(Heaviest(parts.loader), session).windows())).batches
+        if session.generates:
+            self._merge_for_engine()
         window = window if parts.method.scope == "window" else window[:ACCUMULATED]
         window, held_out = self._with_precomputed(window), self._with_precomputed(self._held_out(session))
         self._let_precomputed_go()
@@ -159,9 +163,17 @@ class _Rehearsal:
             self.optimizer.zero_grad(set_to_none=True)
         with self._moment("evaluation"):
             for batch in held_out:
-                outputs = self._scored_at_rest(batch, parts.method.passes(batch))
-                if parts.method.scope == "row":
-                    parts.method.loss(outputs, batch, reduce_for(batch))
+                self._scored_at_rest(batch, parts.method.passes(batch))
+
+    def _merge_for_engine(self) -> None:
+        """An engine with weights of its own is given those of the policy, merged into a copy in single precision on the CPU."""
+        if "shared-module" in default_engine(self.plan).component.spec.supports or self.world.device != "cpu":
+            return
+        copy = 4 * sum(p.numel() for p in self.parts.policy.module.parameters())
+        self.meter.hold(WEIGHTS, copy)
+        with self._moment("weights for the engine"):
+            pass
+        self.meter.hold(WEIGHTS, -copy)
 
     def _held_out(self, session: Imagined) -> list[Batch]:
         """The batch of an evaluation with the longest examples; none where nothing is evaluated by the loss."""
