@@ -104,6 +104,8 @@ class Deepspeed(TorchStrategy):
             return super().step(module, optimizer)
         self._engine.step()
         if self._engine.optimizer.overflow:
+            # with offload and bf16 DeepSpeed leaves what was not finite in the buffer that the next window is added to
+            self._partitions.forget_gradients()
             return math.nan
         norm = float(self._engine.get_global_grad_norm())
         return norm if math.isfinite(norm) else math.nan
