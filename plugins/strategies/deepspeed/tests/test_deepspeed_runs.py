@@ -166,7 +166,7 @@ def test_a_run_goes_on_bit_by_bit_on_as_many_processes_and_closely_on_others(
     processes: Mapping[str, str], inputs: Path, alone: Alone, tmp_path: Path, case: str
 ) -> None:
     names = ("zero1", "zero2", "zero3", "zero3_offload")
-    whole = [config(inputs, tmp_path / "whole" / n, case, STAGES[n]) for n in names]
+    whole = [config(inputs, tmp_path / "whole" / n, case, STAGES[n], callbacks={}) for n in names]
     train_many(whole, world=2, timeout=LONG, environment=processes)
     cut = {world: [_cut(tmp_path, inputs, n, case, world) for n in names] for world in (1, 2, 4)}
     for world, configs in cut.items():
@@ -181,11 +181,8 @@ def test_a_run_goes_on_bit_by_bit_on_as_many_processes_and_closely_on_others(
 
 def _cut(folder: Path, inputs: Path, name: str, case: str, world: int) -> dict[str, Any]:
     """The config of a run that goes on, on so many processes, from the middle of one on two."""
-    made = config(
-        inputs, folder / f"cut{world}" / name, case, {"name": "deepspeed", "preset": name}, train={"resume": True}
-    )
-    shutil.copytree(folder / "whole" / name / "run", folder / f"cut{world}" / name / "run")
-    run = folder / f"cut{world}" / name / "run"
-    shutil.rmtree(run / "checkpoints/step-00000004")
-    shutil.rmtree(run / "final")
-    return made
+    own = folder / f"cut{world}" / name
+    shutil.copytree(folder / "whole" / name / "run", own / "run")
+    shutil.rmtree(own / "run/checkpoints/step-00000004")
+    shutil.rmtree(own / "run/final")
+    return config(inputs, own, case, STAGES[name], callbacks={}, train={"resume": True})
