@@ -72,7 +72,7 @@ def test_what_a_launcher_starts_is_shown(tmp_path: Path) -> None:
     launcher = launching.launcher_of(plan)
     assert launcher is not None
     assert re.match(
-        r"1 processes of: env PATH=\S+ DS_ACCELERATOR=cpu \S+ -m tk train -c", launching.shown(plan, launcher)
+        r"1 process of: env PATH=\S+ DS_ACCELERATOR=cpu \S+ -m tk train -c", launching.shown(plan, launcher)
     )
     plain = setup.plan(setup.Given(values=[config(tmp_path, strategy="ddp")]))
     assert launching.launcher_of(plain) is None

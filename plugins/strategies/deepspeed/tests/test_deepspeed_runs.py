@@ -1,5 +1,5 @@
 """Whole runs by name through tk.train: every stage on 1, 2 and 4 processes gives the losses and weights of one process under
-`ddp`, and is really in parts."""
+`ddp`, and is really in parts; as do the strategies beside it."""
 
 from __future__ import annotations
 
@@ -22,12 +22,18 @@ from tk_deepspeed.document import PRESETS
 HERE = Path(__file__).parent
 LONG = 1700
 """Seconds that a test may take where the machine has other things to do; its kernel is compiled once besides."""
+STAGES: dict[str, Any] = {name: {"name": "deepspeed", "preset": name} for name in PRESETS}
+STRATEGIES = STAGES | {"ddp": "ddp", "fsdp": "fsdp"}
 CASES: dict[str, dict[str, Any]] = {
     "sft-lora": {"tuner": {"name": "lora", "rank": 2}},
     "sft-full": {"tuner": "full"},
     "sft-packed": {"tuner": "full", "data": {"packing": True, "max_length": 96}},
     "dpo-lora": {"method": "dpo", "tuner": {"name": "lora", "rank": 2}},
     "dpo-full": {"method": "dpo", "tuner": "full"},
+    # the reference's module leaves the wrapped one before the first step
+    "dpo-precomputed": {"method": {"name": "dpo", "precompute_reference": True}, "tuner": "full"},
+    # forwards without a backward between the steps, and forwards within a backward
+    "sft-recomputed": {"tuner": "full", "train": {"gradient_checkpointing": True}, "eval": {"hold_out": 4, "every": 1}},
 }
 
 
@@ -52,8 +58,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def config(inputs: Path, output: Path, case: str, strategy: Any, **sections: Any) -> dict[str, Any]:
     """A short run. Rows of a forward are one, so that each process accumulates and the last windows have fillers."""
     given = CASES[case] | sections
-    rows = inputs / ("pairs.jsonl" if given.get("method") == "dpo" else "rows.jsonl")
-    witnessed = {"witness": {"dump": str(output)}} if strategy != "ddp" else {}
+    rows = inputs / ("pairs.jsonl" if case.startswith("dpo") else "rows.jsonl")
     return {
         "model": str(inputs / "model"),
         "template": "chatml",
@@ -61,7 +66,7 @@ def config(inputs: Path, output: Path, case: str, strategy: Any, **sections: Any
         "strategy": strategy,
         "report": {"html": False, "plot": False},
         "plugins": {"files": [str(HERE / "witness.py")]},
-        "callbacks": witnessed,
+        "callbacks": {"witness": {"dump": str(output)}},
         "output": str(output / "run"),
         **given,
         "train": {"steps": 4, "batch_size": 6, "micro_batch_size": 1, "save_every": 2, **given.get("train", {})},
@@ -86,10 +91,10 @@ def alone(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Alone:
 
 
 @pytest.mark.parametrize(
-    ("world", "presets", "cases"),
+    ("world", "names", "cases"),
     [
         (2, ("zero2", "zero3"), ("sft-lora", "dpo-full")),
-        *(pytest.param(w, tuple(PRESETS), tuple(CASES), marks=pytest.mark.slow) for w in (1, 2, 4)),
+        *(pytest.param(w, tuple(STRATEGIES), tuple(CASES), marks=pytest.mark.slow) for w in (1, 2, 4)),
     ],
 )
 @pytest.mark.timeout(LONG)
@@ -99,14 +104,14 @@ def test_every_stage_gives_what_one_process_gives(
     alone: Alone,
     tmp_path: Path,
     world: int,
-    presets: Sequence[str],
+    names: Sequence[str],
     cases: Sequence[str],
 ) -> None:
-    runs = {(name, case): tmp_path / name / case for name in presets for case in cases}
-    made = [config(inputs, out, case, {"name": "deepspeed", "preset": n}) for (n, case), out in runs.items()]
+    runs = {(name, case): tmp_path / name / case for name in names for case in cases}
+    made = [config(inputs, out, case, STRATEGIES[name]) for (name, case), out in runs.items()]
     train_many(made, world=world, timeout=LONG, environment=processes)
     for (name, case), out in runs.items():
-        check_sharded(out, int(name[4]), world, offloaded=name.endswith("offload"))
+        check_spread(out, name, world)
         expected, found = (course(folder) for folder in (alone(case), out / "run"))
         assert found == pytest.approx(expected, rel=1e-5), (name, case)
         worst = max(distances(saved(out / "run"), saved(alone(case))).items(), key=lambda item: item[1])
@@ -115,17 +120,24 @@ def test_every_stage_gives_what_one_process_gives(
         assert finals[0] == finals[1]
 
 
-def check_sharded(out: Path, stage: int, world: int, *, offloaded: bool) -> None:
-    """What each rank told of its engine after the last step."""
+def check_spread(out: Path, name: str, world: int) -> None:
+    """What each rank told after the last step."""
     for rank in range(world):
         told = json.loads((out / f"witness{rank}.json").read_text())
-        assert (told["world"], told["stage"], told["on_cpu"], told["gradients"]) == (world, stage, offloaded, 0)
-        share = world if stage else 1
-        assert told["trained"] / share <= told["updated"] <= told["trained"] / share * 1.05 + 64, told
-        if stage == 3:
-            assert told["held"] <= told["parameters"] / world * 1.05 + 64, told
-        else:
-            assert told["held"] == told["parameters"]
+        assert told["world"] == world
+        assert (told["cut"] > 0) == (name == "fsdp" and world > 1)
+        if name in STAGES:
+            check_stage(told, int(name[4]), world, offloaded=name.endswith("offload"))
+
+
+def check_stage(told: Mapping[str, Any], stage: int, world: int, *, offloaded: bool) -> None:
+    assert (told["stage"], told["on_cpu"], told["gradients"]) == (stage, offloaded, 0)
+    share = world if stage else 1
+    assert told["trained"] / share <= told["updated"] <= told["trained"] / share * 1.05 + 64, told
+    if stage == 3:
+        assert told["held"] <= told["parameters"] / world * 1.05 + 64, told
+    else:
+        assert told["held"] == told["parameters"]
 
 
 def course(run: Path) -> list[float]:
@@ -154,7 +166,7 @@ def test_a_run_goes_on_bit_by_bit_on_as_many_processes_and_closely_on_others(
     processes: Mapping[str, str], inputs: Path, alone: Alone, tmp_path: Path, case: str
 ) -> None:
     names = ("zero1", "zero2", "zero3", "zero3_offload")
-    whole = [config(inputs, tmp_path / "whole" / n, case, {"name": "deepspeed", "preset": n}) for n in names]
+    whole = [config(inputs, tmp_path / "whole" / n, case, STAGES[n], callbacks={}) for n in names]
     train_many(whole, world=2, timeout=LONG, environment=processes)
     cut = {world: [_cut(tmp_path, inputs, n, case, world) for n in names] for world in (1, 2, 4)}
     for world, configs in cut.items():
@@ -169,11 +181,8 @@ def test_a_run_goes_on_bit_by_bit_on_as_many_processes_and_closely_on_others(
 
 def _cut(folder: Path, inputs: Path, name: str, case: str, world: int) -> dict[str, Any]:
     """The config of a run that goes on, on so many processes, from the middle of one on two."""
-    made = config(
-        inputs, folder / f"cut{world}" / name, case, {"name": "deepspeed", "preset": name}, train={"resume": True}
-    )
-    shutil.copytree(folder / "whole" / name / "run", folder / f"cut{world}" / name / "run")
-    run = folder / f"cut{world}" / name / "run"
-    shutil.rmtree(run / "checkpoints/step-00000004")
-    shutil.rmtree(run / "final")
-    return made
+    own = folder / f"cut{world}" / name
+    shutil.copytree(folder / "whole" / name / "run", own / "run")
+    shutil.rmtree(own / "run/checkpoints/step-00000004")
+    shutil.rmtree(own / "run/final")
+    return config(inputs, own, case, STAGES[name], callbacks={}, train={"resume": True})

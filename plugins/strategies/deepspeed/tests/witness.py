@@ -1,4 +1,4 @@
-"""A callback that tells what of the run's engine is in parts. A plugin file for tests."""
+"""A callback that tells what of a run is in parts. A plugin file for tests."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed.tensor import DTensor
 
 from tk import CallbackSpec, doc, hookimpl
 from tk.callbacks import Base
@@ -31,24 +32,38 @@ class Witness(Base):
         self.path = Path(options.dump)
 
     def on_step(self, control: Any, metrics: Mapping[str, float]) -> None:
-        from tk_deepspeed.strategy import Deepspeed
-
-        (engine,) = [o._engine for o in gc.get_objects() if type(o) is Deepspeed and o._engine is not None]
-        assert engine.global_steps == control.step
-        parameters = list(engine.module.parameters())
-        zero = engine.optimizer
-        about = {
-            "world": dist.get_world_size(),
-            "stage": int(engine.zero_optimization_stage()),
-            "parameters": sum(getattr(p, "ds_numel", p.numel()) for p in parameters),
-            "held": sum(p.ds_tensor.numel() if hasattr(p, "ds_tensor") else p.numel() for p in parameters),
-            "trained": sum(getattr(p, "ds_numel", p.numel()) for p in parameters if p.requires_grad),
-            "updated": _updated(zero),
-            "gradients": sum(p.grad is not None for p in parameters),
-            "on_cpu": bool(getattr(zero, "cpu_offload", False) or getattr(zero, "offload_optimizer", False)),
-        }
+        world = dist.get_world_size() if dist.is_initialized() else 1
+        about = {"world": world, "cut": _cut(), **_engine(control.step)}
         self.path.mkdir(parents=True, exist_ok=True)
-        (self.path / f"witness{os.environ['RANK']}.json").write_text(json.dumps(about))
+        (self.path / f"witness{os.environ.get('RANK', '0')}.json").write_text(json.dumps(about))
+
+
+def _cut() -> int:
+    """Trained tensors of which `fully_shard` has left a part here."""
+    leaves = [o for o in gc.get_objects() if type(o) is DTensor and o.requires_grad and o.is_leaf]
+    return sum(leaf.to_local().numel() < leaf.numel() for leaf in leaves)
+
+
+def _engine(step: int) -> dict[str, Any]:
+    """Of DeepSpeed's engine, where the run has one."""
+    from tk_deepspeed.strategy import Deepspeed
+
+    engines = [o._engine for o in gc.get_objects() if type(o) is Deepspeed and o._engine is not None]
+    if not engines:
+        return {}
+    (engine,) = engines
+    assert engine.global_steps == step
+    parameters = list(engine.module.parameters())
+    zero = engine.optimizer
+    return {
+        "stage": int(engine.zero_optimization_stage()),
+        "parameters": sum(getattr(p, "ds_numel", p.numel()) for p in parameters),
+        "held": sum(p.ds_tensor.numel() if hasattr(p, "ds_tensor") else p.numel() for p in parameters),
+        "trained": sum(getattr(p, "ds_numel", p.numel()) for p in parameters if p.requires_grad),
+        "updated": _updated(zero),
+        "gradients": sum(p.grad is not None for p in parameters),
+        "on_cpu": bool(getattr(zero, "cpu_offload", False) or getattr(zero, "offload_optimizer", False)),
+    }
 
 
 def _updated(zero: Any) -> int:

@@ -55,7 +55,8 @@ class LocalLauncher:
         return ""
 
     def shown(self, command: Sequence[str], folder: Path) -> str:
-        return f"{self._options.processes} processes of: {shlex.join(command)}"
+        count = self._options.processes
+        return f"{count} process{'es' if count > 1 else ''} of: {shlex.join(command)}"
 
     def _start(
         self, command: Sequence[str], rank: int, port: int, stdout: int | None, log: IO[bytes]

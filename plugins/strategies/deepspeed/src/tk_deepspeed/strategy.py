@@ -57,28 +57,25 @@ class Deepspeed(TorchStrategy):
         max_norm: float | None,
     ) -> tuple[nn.Module, torch.optim.Optimizer]:
         self._while_running.enter_context(warnings.catch_warnings())
-        # DeepSpeed calls collectives by names that torch is about to drop, and says so at each
+        # DeepSpeed calls collectives by names that torch is about to drop, which torch tells at each
         warnings.filterwarnings("ignore", r"`torch\.distributed\.", FutureWarning)
         module, made = super().wrap(module, precision, optimizer, max_norm)
-        facts = Facts(precision, max_norm, type(made).__name__, _hidden_size(module))
-        config = self._document.filled(facts)
-        if self._document.stage and precision == "fp16":
-            raise UsageError(
-                f"train.precision: fp16 needs losses that are scaled, which {self._document.where} does not do: use bf16."
-            )
+        if self._document.stage:
+            _check_types(module, precision, self._document.where)
+        config = self._document.filled(Facts(precision, max_norm, type(made).__name__, _hidden_size(module)))
         if precision != "fp32" and "bf16" not in config:
             module = Autocast(module, torch.device(self.world.device).type, precision)
-        if self._document.stage:
-            _check_types(module)
         with spoken(f"{self._document.where}: DeepSpeed cannot make an engine of it"):
-            engine, updating, _, _ = self._deepspeed.initialize(
+            self._engine, updating, _, _ = self._deepspeed.initialize(
                 model=module, optimizer=made, config=config, dist_init_required=False
             )
-        self._engine = engine
-        if self._document.stage:
-            self._partitions = Partitions(engine, self.world.rank)
-        self._watched = Watched(self.plain(engine))
-        return engine, updating
+        found = int(self._engine.zero_optimization_stage())
+        if found != self._document.stage:
+            raise TkError(f"{self._document.where}: DeepSpeed runs stage {found}, and not {self._document.stage}.")
+        if found:
+            self._partitions = Partitions(self._engine, self.world.rank)
+        self._watched = Watched(self.plain(self._engine))
+        return self._engine, updating
 
     def spread(self, module: nn.Module, precision: str) -> nn.Module:
         """The engine is made with the optimizer, in `wrap`."""
@@ -104,6 +101,8 @@ class Deepspeed(TorchStrategy):
             return super().step(module, optimizer)
         self._engine.step()
         if self._engine.optimizer.overflow:
+            # with offload and bf16 DeepSpeed leaves what was not finite in the buffer that the next window is added to
+            self._partitions.forget_gradients()
             return math.nan
         norm = float(self._engine.get_global_grad_norm())
         return norm if math.isfinite(norm) else math.nan
@@ -208,11 +207,14 @@ def _hidden_size(module: nn.Module) -> int | None:
     return max((size for size in sizes if size), default=None)
 
 
-def _check_types(module: nn.Module) -> None:
-    """Partitions that are updated have one type, and small updates need single precision."""
-    others = [(n, p.dtype) for n, p in module.named_parameters() if p.requires_grad and p.dtype != torch.float32]
-    if others:
-        name, dtype = others[0]
-        raise UsageError(
-            f"model.dtype: trained weights are kept in fp32 under this strategy, and {name} is {dtype}: use auto or fp32."
-        )
+def _check_types(module: nn.Module, precision: str, where: str) -> None:
+    """Of stages that partition: what is updated has one type, single precision, since small updates are rounded away in
+    others; and no loss is scaled."""
+    if precision == "fp16":
+        raise UsageError(f"train.precision: fp16 needs losses that are scaled, which {where} does not do: use bf16.")
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad and parameter.dtype != torch.float32:
+            raise UsageError(
+                f"model.dtype: trained weights are kept in fp32 under this strategy, and {name} is {parameter.dtype}: use "
+                "auto or fp32."
+            )
