@@ -361,8 +361,8 @@ def test_two_processes_give_the_weights_of_one(inputs, tmp_path, command, strate
     _processes(2, *flags, "--output", tmp_path / "two")
     one, two = (_final(tmp_path / name) for name in ("one", "two"))
     assert one.keys() == two.keys()
-    for name in one:
-        torch.testing.assert_close(two[name], one[name], rtol=1e-5, atol=1e-5)
+    apart = {name: float((two[name] - one[name]).norm() / one[name].norm()) for name in one}
+    assert max(apart.values()) < 1e-5, apart
     assert json.loads((tmp_path / "two/run.json").read_text())["hardware"]["processes"] == 2
 
 

@@ -37,7 +37,8 @@ EXPLAINED: Mapping[tuple[str, str], str] = {
         "plugins/strategies/deepspeed/src/tk_deepspeed/document.py",
         "value == AUTO",
     ): "a word of that file, not the family",
-    ("plugins/strategies/deepspeed/src/tk_deepspeed/document.py", "key in _INSTEAD"): "keys of that file, not trackers",
+    # The form in which clients of every server and callers of `tk.engine` write a conversation: it is asked for as such.
+    ("core/src/tk/asking.py", "plan.registry.get('formats', 'messages')"): "the one form of conversations in Python",
 }
 """(file, expression) -> why the word in it is not a component's name. An entry that no longer occurs is an error."""
 

@@ -275,7 +275,8 @@ class Resolver:
         weighted = group is not None and group.selects == "weighted"
         if weighted and _is_number(node):
             node = {"weight": node}
-        if group is not None and node in (True, "true"):
+        named = group is not None and group.selects == "named"
+        if group is not None and (node in (True, "true") or (named and isinstance(node, str))):
             node = {}
         if not isinstance(node, Mapping):
             raise self.error(path, f"expected a mapping of options{' or a weight' if weighted else ''}, got {node!r}.")
@@ -287,7 +288,6 @@ class Resolver:
         of_kind = shared_class(component.kind)
         shared = of_kind(**{n: v for n, v in added.items() if n != WEIGHT.name}) if of_kind else None
         chosen = Chosen(component, self._options(path, component, values), added.get("weight", 1.0), shared=shared)
-        named = group is not None and group.selects == "named"
         return chosen, {**({"name": component.name} if named else {}), **added, **values}
 
     def _options(self, path: Key, component: Component, values: dict[str, Any]) -> Any:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class Request:
     """A prompt as token ids (templates tokenise, engines never do), and how to sample.
 
-    messages: instead of ids, for an engine with a template of its own (`messages`): an endpoint that judges.
+    messages: instead of ids, for an engine with a template of its own (`own-template`): an endpoint that judges.
 
     adapter: one of `LoadedModel.adapters`, or what an engine of its own knows by that name; "": the model's own (`adapters`).
     prompt_logps: whether log-probs of the prompt's own tokens are wanted (`prompt-logprobs`); then `sampling.max_tokens` may be
@@ -40,7 +40,7 @@ class Request:
     @property
     def needs(self) -> Mapping[str, str]:
         """What is asked for that not every engine can: capability -> the field that asks for it."""
-        own = {"prompt-logprobs": "prompt_logps", "model-logprobs": "model_logps", "messages": "messages"}
+        own = {"prompt-logprobs": "prompt_logps", "model-logprobs": "model_logps", "own-template": "messages"}
         return {**{word: name for word, name in own.items() if getattr(self, name)}, **self.sampling.needs}
 
 

@@ -8,7 +8,7 @@ import os
 import pyarrow
 import pyarrow.parquet
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tk.errors import DataError
@@ -64,6 +64,7 @@ def test_rows_can_be_read_in_any_order(opened):
     assert [data[i].data["n"] for i in (49, 0, 7, 49)] == [49, 0, 7, 49]
 
 
+@settings(deadline=None)  # a busy machine is not a slow reader
 @given(
     table=st.lists(st.dictionaries(st.text(max_size=5), st.text() | st.integers(-9, 9) | st.none()), min_size=1),
     blank=st.integers(0, 3),
@@ -78,6 +79,7 @@ def test_jsonl_and_json_return_what_was_written(tmp_path_factory, table, blank):
         assert rows(data) == [(row, str(1 + i * step)) for i, row in enumerate(table)]
 
 
+@settings(deadline=None)  # a busy machine is not a slow reader
 @given(
     table=st.lists(
         st.tuples(*[st.text(st.characters(blacklist_characters="\0", blacklist_categories=("Cs",)))] * 2), min_size=1

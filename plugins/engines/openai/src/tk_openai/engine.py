@@ -28,7 +28,7 @@ from tk_text.asked import checked, stops
 
 WAIT = 0.05
 """Seconds that a step waits for something to come."""
-SUPPORTS = ("messages", "penalties", "logit-bias")
+SUPPORTS = ("own-template", "penalties", "logit-bias")
 """What of a request it sends on that not every engine can."""
 ENDS: dict[str | None, FinishReason] = {
     "stop": "stop",

@@ -13,5 +13,5 @@ def tk_engines() -> Iterable[EngineSpec]:
         target="tk_openai.engine:OpenAIEngine",
         config="tk_openai.options:OpenAIOptions",
         summary="Asks an endpoint that speaks OpenAI's protocol.",
-        supports=("streaming", "weight-update", "messages", "penalties", "logit-bias"),
+        supports=("streaming", "weight-update", "own-template", "penalties", "logit-bias"),
     )

@@ -61,19 +61,14 @@ _NEUTRAL: Mapping[str, Any] = {
     "gradient_allreduce_op": "mean",
     "managed_gradient_accumulation": True,
 }
-_INSTEAD: Mapping[str, str] = {
-    "scheduler": "the schedule is tk's: --scheduler NAME",
-    "amp": "the precision is tk's: --train.precision",
-    "torch_autocast": "the precision is tk's: --train.precision",
-    "activation_checkpointing": "tk recomputes activations by --train.gradient-checkpointing true",
-    "tensorboard": "figures go to tk's trackers: --trackers",
-    "wandb": "figures go to tk's trackers: --trackers",
-    "csv_monitor": "figures go to tk's trackers: --trackers",
-    "comet": "figures go to tk's trackers: --trackers",
-    "checkpoint": "checkpoints are tk's own, and fit every strategy",
-    "nebula": "checkpoints are tk's own, and fit every strategy",
-    **dict.fromkeys(_NEUTRAL, "tk's objective carries its factors already, and nothing may rescale a gradient"),
-}
+_INSTEAD = (
+    ("scheduler", "the schedule is tk's: --scheduler NAME"),
+    ("amp torch_autocast", "the precision is tk's: --train.precision"),
+    ("activation_checkpointing", "tk recomputes activations by --train.gradient-checkpointing true"),
+    ("tensorboard wandb csv_monitor comet", "figures go to tk's trackers: --trackers"),
+    ("checkpoint nebula", "checkpoints are tk's own, and fit every strategy"),
+    (" ".join(_NEUTRAL), "tk's objective carries its factors already, and nothing may rescale a gradient"),
+)
 _WHOLE = "a checkpoint is gathered from the partitions in memory, which this would take elsewhere or round"
 _ZERO_REFUSED: Mapping[str, tuple[Any, str]] = {
     "zenflow": (None, _WHOLE),
@@ -132,8 +127,9 @@ class Document:
         for key, value in self.tree.items():
             if key in _NEUTRAL and value == _NEUTRAL[key]:
                 continue
-            if key in _INSTEAD:
-                raise UsageError(f"{self.where}: {key}: {_INSTEAD[key]}. Remove it.")
+            instead = next((text for words, text in _INSTEAD if key in words.split()), "")
+            if instead:
+                raise UsageError(f"{self.where}: {key}: {instead}. Remove it.")
             if key not in _TAKEN:
                 raise UsageError(f"{self.where}: {key}: this strategy does not take it.{nearest(key, _TAKEN)}")
             if key in _BATCHES and not _is_auto(value):

@@ -26,7 +26,6 @@ from torch import Tensor, nn
 
 from tk.compose import Plan
 from tk.contracts import Batch, Memory, ParamGroup, Pass, Rows, Share, Strategy, World
-from tk.inference import default_engine
 from tk_data.evaluate import eval_batches
 from tk_data.examples import ExampleSet
 from tk_data.heaviest import Heaviest
@@ -153,7 +152,7 @@ class _Rehearsal:
         window, held_out = self._with_precomputed(window), self._with_precomputed(self._held_out(session))
         self._let_precomputed_go()
         alike = cast(Strategy, Alike(self.world))
-        updater = Updater(parts.method, cast(Any, self._scored), alike, self.optimizer, self.world, None)
+        updater = Updater(parts.method, cast(Any, self._scored), alike, self.optimizer, self.world)
         with self._moment("training step"):
             self.meter.count(WORKING, _tensors([[batch.inputs, batch.fields] for batch in window]))
             updater.backward(window, updater.totals(window))
@@ -167,7 +166,7 @@ class _Rehearsal:
 
     def _merge_for_engine(self) -> None:
         """An engine with weights of its own is given those of the policy, merged into a copy in single precision on the CPU."""
-        if "shared-module" in default_engine(self.plan).component.spec.supports or self.world.device != "cpu":
+        if "shared-module" in self.plan.one("engine").component.spec.supports or self.world.device != "cpu":
             return
         copy = 4 * sum(p.numel() for p in self.parts.policy.module.parameters())
         self.meter.hold(WEIGHTS, copy)
