@@ -25,11 +25,12 @@ def test_many_clients_are_answered_or_told_to_come_again_and_memory_stays(
     import serving
 
     model = tiny_checkpoint(tmp_path / "tiny", "llama")
-    with serving.served(model, tmp_path / "server.txt") as (own, url):
+    with serving.served(model, tmp_path / "server.txt") as (_, url):
         heard = asyncio.run(serving.soak(url, "tiny", 15))
         assert not heard.errors
         assert heard.answers > 64
         assert heard.later > 0, "64 clients are more than are let in"
+    with serving.served(model, tmp_path / "watched.txt", **serving.HELD) as (own, url):
         marks, unanswered = serving.watched(own, url, "tiny", 3000, 500)
         assert unanswered == 0
         assert serving.growth(marks, 3000) < serving.GROWTH, marks

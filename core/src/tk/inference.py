@@ -139,6 +139,11 @@ def runtime(
     engine = plan.one("engine")
     engine.component.require("engine", engine.options)
     own = "shared-module" not in engine.component.spec.supports
+    if more and own:
+        raise UsageError(
+            f"engine {engine.name}: it has weights of its own, and is given its adapters when it begins: name them in "
+            "model.adapters, or choose an engine that generates on the module in memory."
+        )
     model, tuner = load(plan, run, head, device="meta" if own else "auto")
     if model.head.kind != head.kind:
         raise UsageError(

@@ -1,5 +1,7 @@
 """Requests that come and go while others are on their way: nobody's result depends on the company."""
 
+import gc
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -204,6 +206,21 @@ def test_other_weights_have_read_nothing(tmp_path: Path) -> None:
     one.module.load_state_dict(AutoFamily().load(one.path).module.state_dict())
     other.update((), 5)
     assert generate(other, [request])[0] == [replace(c, policy_version=5) for c in alone(one, request)]
+
+
+def test_the_memory_of_requests_goes_with_the_last_of_them(model: LoadedModel) -> None:
+    """At once, not when Python happens to look for what holds one another."""
+    engine = engine_of(model, prefix_cache=0)
+    engine.add(Request([5, 6, 7], Sampling(max_tokens=3), stop_ids=(299,)))
+    engine.step()
+    assert isinstance(engine._batch, SlotBatch | WholeBatch)
+    cache = weakref.ref(engine._batch._cache)
+    gc.disable()
+    try:
+        drained(engine)
+        assert cache() is None
+    finally:
+        gc.enable()
 
 
 def test_long_prompts_are_read_in_pieces_while_others_go_on(llama: LoadedModel) -> None:

@@ -49,4 +49,5 @@ class Spoken(Base):
 @hookimpl
 def tk_engines():
     yield EngineSpec(name="said", target=Said, summary="Says what a file says.")
+    yield EngineSpec(name="elsewhere", target=Said, summary="The same, with adapters.", supports=("adapters",))
     yield EngineSpec(name="spoken", target=Spoken, summary="Says it token by token.")

@@ -400,6 +400,12 @@ def test_answers_by_an_adapter_that_goes_end_and_others_go_on(model: Path, tmp_p
         assert [c.finish_reason for chunk in streams["tiny"] for c in chunk.choices][-1] == "length"
 
 
+def test_an_engine_elsewhere_has_the_adapters_that_it_began_with(model: Path) -> None:
+    plugin = {"files": [str(Path(__file__).parent / "said.py")]}
+    with pytest.raises(tk.UsageError, match="engine elsewhere: it has weights of its own"):
+        tk.serve(model=str(model), engine="elsewhere", plugins=plugin, server={"port": 0, "load_adapters": True})
+
+
 def test_nobody_loads_adapters_unless_that_is_allowed(serving: Serving) -> None:
     for path in ("load", "unload"):
         body = {"lora_name": "x", "lora_path": "/tmp"}

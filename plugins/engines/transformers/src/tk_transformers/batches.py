@@ -210,7 +210,7 @@ class SlotBatch:
         where = slice(places[0], places[-1] + 1) if joined else index
         reach = Reach(where, index, torch.from_numpy(starts).to(device), int(starts.max()) + length)
         self._cache.reserve(len(self.rows), reach.width)
-        self._cache.reach = reach
+        self._cache.touch(reach)
         moved = (torch.from_numpy(each).to(device) for each in (ids, positions))
         mask = self._masks.of(lambda window: _seen(reach, length, window), self._forward.dtype)
         adapters = [self.rows[place].request.adapter for place in places]

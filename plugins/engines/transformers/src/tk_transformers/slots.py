@@ -36,14 +36,39 @@ class Reach:
         return self.starts[:, None] + torch.arange(length, device=self.starts.device)
 
 
+@dataclass
+class _Room:
+    """What the layers of a cache have room for, and what the next forward touches.
+
+    Layers know it and not the cache: else these would hold one another, and their memory, until cycles are looked for.
+    """
+
+    places: int = 0
+    columns: int = 0
+    reach: Reach | None = None
+
+    @property
+    def touched(self) -> Reach:
+        assert self.reach is not None, "it is set before a forward"
+        return self.reach
+
+    def grown(self, held: Tensor) -> Tensor:
+        """Zeros where nothing is written yet: what is masked must be finite."""
+        if held.shape[0] >= self.places and held.shape[2] >= self.columns:
+            return held
+        more = held.new_zeros(self.places, held.shape[1], self.columns, held.shape[3])
+        more[: held.shape[0], :, : held.shape[2]] = held
+        return more
+
+
 class _Layer(CacheLayerMixin):
     """Keys and values [places, heads, columns, size]: a row's token stands in the column of its number."""
 
     is_sliding = False
 
-    def __init__(self, cache: SlotCache) -> None:
+    def __init__(self, room: _Room) -> None:
         super().__init__()
-        self._cache = cache
+        self._room = room
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         self.keys, self.values = (s.new_zeros(0, s.shape[1], 0, s.shape[3]) for s in (key_states, value_states))
@@ -53,30 +78,35 @@ class _Layer(CacheLayerMixin):
         """Write the new tokens of the rows in reach, and give what these rows may look at."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        self.keys, self.values = (self._cache.grown(held) for held in (self.keys, self.values))
-        reach = self._cache.reach
+        self.grow()
+        reach = self._room.touched
         where = (reach.index[:, None], slice(None), reach.columns(key_states.shape[2]))
         self.keys[where], self.values[where] = key_states.transpose(1, 2), value_states.transpose(1, 2)
         return self.keys[reach.places, :, : reach.width], self.values[reach.places, :, : reach.width]
 
+    def grow(self) -> None:
+        self.keys, self.values = self._room.grown(self.keys), self._room.grown(self.values)
+
     def get_seq_length(self) -> int:
-        return self._cache.reach.width
+        return self._room.touched.width
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self._cache.reach.width, 0
+        return self._room.touched.width, 0
 
     def get_max_length(self) -> int:
         return -1
 
 
 class SlotCache(Cache):
-    """Places for rows, that grow in number and in length as they are reached for. `reach` is set before a forward."""
-
-    reach: Reach
+    """Places for rows, that grow in number and in length as they are reached for."""
 
     def __init__(self, layers: int) -> None:
-        super().__init__(layers=[_Layer(self) for _ in range(layers)])
-        self._places = self._columns = 0
+        self._room = _Room()
+        super().__init__(layers=[_Layer(self._room) for _ in range(layers)])
+
+    def touch(self, reach: Reach) -> None:
+        """What the next forward reads and writes."""
+        self._room.reach = reach
 
     @staticmethod
     def layers_of(config: Any) -> int | None:
@@ -87,18 +117,11 @@ class SlotCache(Cache):
 
     def reserve(self, places: int, columns: int) -> None:
         """Have room for rows and tokens from the next forward on."""
-        if places > self._places:
-            self._places = max(places, self._places * 3 // 2)
-        if columns > self._columns:
-            self._columns = -(-max(columns, self._columns * 3 // 2) // COLUMNS) * COLUMNS
-
-    def grown(self, held: Tensor) -> Tensor:
-        """Zeros where nothing is written yet: what is masked must be finite."""
-        if held.shape[0] >= self._places and held.shape[2] >= self._columns:
-            return held
-        more = held.new_zeros(self._places, held.shape[1], self._columns, held.shape[3])
-        more[: held.shape[0], :, : held.shape[2]] = held
-        return more
+        room = self._room
+        if places > room.places:
+            room.places = max(places, room.places * 3 // 2)
+        if columns > room.columns:
+            room.columns = -(-max(columns, room.columns * 3 // 2) // COLUMNS) * COLUMNS
 
     def copy(self, source: int, target: int, count: int) -> None:
         """A row's first tokens to another place."""
@@ -121,7 +144,7 @@ class SlotCache(Cache):
         for layer, (keys, values) in zip(self.layers, saved, strict=True):
             if not layer.is_initialized:
                 layer.lazy_initialization(keys[None], values[None])
-            layer.keys, layer.values = self.grown(layer.keys), self.grown(layer.values)
+            layer.grow()
             layer.keys[place, :, :count], layer.values[place, :, :count] = keys[:, :count], values[:, :count]
 
     def _full(self) -> list[Any]:
@@ -129,5 +152,5 @@ class SlotCache(Cache):
 
     def _held(self) -> list[Tensor]:
         for layer in self._full():
-            layer.keys, layer.values = self.grown(layer.keys), self.grown(layer.values)
+            layer.grow()
         return [held for layer in self._full() for held in (layer.keys, layer.values)]

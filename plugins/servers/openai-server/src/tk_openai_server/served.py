@@ -81,7 +81,6 @@ class Served:
             error = UsageError(f"The adapter {name!r} was unloaded while this was answered.")
             self.dispatcher.end(lambda request: request.adapter == name, error)
             self._model.adapters.remove(name)
-            self._version += 1
             engine.update((), self._version)  # what was read with it counts no longer, should another take its name
 
         if name not in self.adapters:
@@ -90,6 +89,7 @@ class Served:
 
     async def update(self, folder: str, version: int) -> str:
         """Put the tensors of a folder into the model between two tokens; the digest of what is served then."""
+        self._version = version
         return await self._done(lambda engine: engine.update(read(Path(folder)), version))
 
     async def _done(self, act: Callable[[Engine], T]) -> T:
