@@ -121,7 +121,7 @@ def test_commands_in_the_text_of_the_readme_run(run, here):
 def test_names_in_the_table_of_the_readme_are_components(command):
     table = [line for line in README.splitlines() if re.match(r"\|.*\| `tk [a-z]+ (list|show)", line)]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
-    assert len(rows) == 9
+    assert len(rows) == 10
     for _, now, see in rows:
         kind = re.search(r"tk ([a-z]+) ", see)[1]
         listed = {row["name"] for row in json.loads(command(kind, "list", "--json").out)}
