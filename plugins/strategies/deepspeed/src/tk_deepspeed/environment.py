@@ -16,10 +16,10 @@ from tk_deepspeed.options import DeepspeedOptions
 def environment(options: DeepspeedOptions) -> Mapping[str, str]:
     """DeepSpeed reads what it computes on from DS_ACCELERATOR, and builds its kernels by the `ninja` that is found.
 
-    Raises TkError where it is not installed, and UsageError for a config that it could not be given.
+    Raises UsageError for a config that it could not be given, and TkError where it is not installed.
     """
-    check_installed()
     document_of(options)
+    check_installed()
     paths = os.environ.get("PATH", "").split(os.pathsep)
     own = str(Path(sys.executable).parent)
     found = {"PATH": os.pathsep.join(paths if own in paths else [*paths, own])}
