@@ -26,7 +26,7 @@ from tk_transformers.options import TransformersOptions
 from tk_vllm.engine import VllmEngine
 from tk_vllm.options import VllmOptions
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]  # the first makes the environment
 
 ARGS = {"max_model_len": 512, "max_num_seqs": 16, "enforce_eager": True}
 ENV = {"VLLM_CPU_KVCACHE_SPACE": "1"}
