@@ -20,7 +20,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import tk
 from tk.contracts import TrainPlan, TrainResult
-from tk.inference import Answer, load
+from tk.inference import Answer
+from tk.loading import load
 from tk.setup import Given, plan
 from tk_conformance.tiny import tiny_checkpoint
 from tk_parallel.testing import free_port

@@ -61,10 +61,10 @@ def infer(config: Any = None, *, run: str | Path | None = None, **sections: Any)
 
 def score(config: Any = None, *, run: str | Path, **sections: Any) -> list[Numbers]:
     """Scores of every row of `data` by the head that a run has trained, in order."""
-    from tk import inference
+    from tk import inference, loading
 
     plan = setup.plan(replace(setup.given_from(config, sections, run), forget=setup.TRAINED_ON))
-    return list(inference.Numbered(plan, Path(run), inference.trained_head(plan)))
+    return list(inference.Numbered(plan, Path(run), loading.trained_head(plan)))
 
 
 def embed(config: Any = None, *, run: str | Path | None = None, **sections: Any) -> list[Numbers]:

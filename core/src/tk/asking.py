@@ -13,7 +13,7 @@ from tk.capabilities import CAPABILITIES
 from tk.compose import Plan
 from tk.contracts import Completion, Delta, Request, Sampling
 from tk.errors import UsageError
-from tk.inference import runtime
+from tk.loading import runtime
 from tk.sample import Message, Sample
 
 Prompt = str | Sequence[int] | Sequence[Message | Mapping[str, Any]] | Sample

@@ -1,4 +1,4 @@
-"""Generation outside training: load a model (and what a run trained of it), answer rows, talk, export.
+"""What is done with a model outside training: rows are answered or scored, one talks to it, it is served or exported.
 
 Every step is a call of a contract, so nothing here knows a model, an engine or torch.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from itertools import islice, tee
 from pathlib import Path
@@ -18,21 +18,16 @@ from tk.compose import Plan
 from tk.config.files import listed
 from tk.contracts import (
     LM_HEAD,
-    Adapters,
     Completion,
-    Engine,
     Head,
-    LoadedModel,
     Medium,
     Request,
     Server,
     Serving,
-    Template,
     Top,
-    Tuner,
 )
-from tk.errors import DataError, TkError, UsageError
-from tk.files import cache_root
+from tk.errors import DataError, UsageError
+from tk.loading import Runtime, engine_folder, load, runtime, trained_head
 from tk.rows import Reading, open_source
 from tk.sample import Message, Part, Sample
 from tk.scoring import Scoring, judges, scorers
@@ -58,57 +53,6 @@ class Answer:
     top: Sequence[Top] | None = None
 
 
-@dataclass
-class Runtime:
-    """A loaded model with its template and engine."""
-
-    model: LoadedModel
-    template: Template
-    engine: Engine
-
-
-def load(
-    plan: Plan, run: Path | None, head: Head = LM_HEAD, *, device: str = "auto"
-) -> tuple[LoadedModel, Tuner | None]:
-    """The model of a plan with a head, or what `run` has trained of it with the head that it has trained.
-
-    device: where; "meta" reads no weights, as long as nothing has been trained of them.
-    """
-    settings = plan.config.model
-    family = plan.family.build()
-    head = trained_head(plan) if run else head
-    model: LoadedModel = family.load(
-        family.resolve(settings.name, settings.revision),
-        device="cpu" if run is not None and device == "meta" else device,
-        dtype=settings.dtype,
-        head=head,
-        attention=settings.attention,
-        trust_remote_code=settings.trust_remote_code,
-        media=plan.config.media,
-    )
-    if run is None:
-        return model, None
-    final = run / "final"
-    if not final.is_dir():
-        raise UsageError(
-            f"{run}: this run is not finished (it has no final/); go on with `tk train --run {shlex.quote(str(run))} --resume`."
-        )
-    tuner: Tuner = plan.one("tuner").build()
-    tuner.attach(model)
-    tuner.load(model, final)
-    if not tuner.changes_output(model):
-        raise TkError(
-            f"{final}: the adapter changes nothing of what the model computes: train it (longer, or with a higher "
-            "optim.lr), or use the model without --run."
-        )
-    return model, tuner
-
-
-def trained_head(plan: Plan) -> Head:
-    """What the model that a plan trains ends in."""
-    return next((role.head for role in plan.method().roles() if role.trainable), LM_HEAD)
-
-
 USES = {
     "lm": {"talk to it": "tk chat --run {run}", "answer rows": "tk infer --run {run} --input FILE --to answers.jsonl"},
     "score": {"score rows": "tk infer --run {run} --input FILE --to scores.jsonl"},
@@ -124,79 +68,6 @@ def uses_of(plan: Plan, run: Path) -> dict[str, str]:
         "write a whole checkpoint": "tk export --run {run} --to FOLDER",
     }
     return {what: command.format(run=shlex.quote(str(run))) for what, command in commands.items()}
-
-
-def runtime(
-    plan: Plan, run: Path | None, head: Head = LM_HEAD, *, adapters: bool = False, more: bool = False
-) -> Runtime:
-    """Model, template and engine of a plan. Raises UsageError for a run that has trained another kind of head.
-
-    adapters: requests may name those that the config has beside the model's own; else it may have none. more: and others may
-    be loaded later.
-    """
-    if plan.config.model.adapters and not adapters:
-        raise UsageError("model.adapters: nothing here chooses among them; what one run has trained is used by --run.")
-    engine = plan.one("engine")
-    engine.component.require("engine", engine.options)
-    own = "shared-module" not in engine.component.spec.supports
-    if more and own:
-        raise UsageError(
-            f"engine {engine.name}: it has weights of its own, and is given its adapters when it begins: name them in "
-            "model.adapters, or choose an engine that generates on the module in memory."
-        )
-    model, tuner = load(plan, run, head, device="meta" if own else "auto")
-    if model.head.kind != head.kind:
-        raise UsageError(
-            f"{run}: this run has trained a head of the kind {model.head.kind!r}, and {head.kind!r} is needed."
-        )
-    if plan.config.model.adapters or more:
-        _add_adapters(plan, model, tuner, own)
-    template = plan.one("template").build(tokenizer=model.tokenizer, media=model.media)
-    built: Engine = engine.build(model=model, folder=engine_folder(run))
-    if own and tuner is not None:
-        _give(plan, model, tuner, built)
-    return Runtime(model, template, built)
-
-
-def engine_folder(run: Path | None) -> Path:
-    """Where engines keep their logs, and weights on their way."""
-    return run / "engine" if run else cache_root() / "engines"
-
-
-def _give(plan: Plan, model: LoadedModel, tuner: Tuner, engine: Engine) -> None:
-    """Let an engine with weights of its own answer with what was trained; the module's are let go."""
-    try:
-        if "weight-update" not in plan.one("engine").component.spec.supports:
-            raise UsageError(
-                f"engine {plan.one('engine').name}: it cannot be given what a run has trained: write that as a checkpoint "
-                "(`tk export`), and name it with --model."
-            )
-        tuner.merge(model)
-        engine.update(model.module.state_dict().items(), 1)
-        model.module.to("meta")
-    except BaseException:
-        engine.close()
-        raise
-
-
-def _add_adapters(plan: Plan, model: LoadedModel, tuner: Tuner | None, own: bool) -> None:
-    """Load the adapters that the config names beside the model's own. Raises TkError where one does not fit.
-
-    own: an engine with weights of its own reads them itself.
-    """
-    chosen = plan.one("tuner")
-    for part in (chosen, plan.one("engine")):
-        if "adapters" not in part.component.spec.supports:
-            raise UsageError(f"model.adapters: {part.name} cannot have several adapters at hand.")
-    adapters: Adapters = engines.AdapterFolders() if own else (tuner or chosen.build()).adapters(model)
-    model.adapters = adapters
-    for name, folder in plan.config.model.adapters.items():
-        adapters.add(name, adapter_folder(Path(folder)))
-
-
-def adapter_folder(folder: Path) -> Path:
-    """Where the adapter is of a run, or of a folder that peft has written."""
-    return folder / "final" if (folder / "config.yaml").is_file() else folder
 
 
 @dataclass(frozen=True)
@@ -307,11 +178,11 @@ class Answers:
         for _ in self._prompts():
             pass
         rewards, columns = scorers(self._plan), {name for reading in self._readings for name in reading.columns}
-        folder = engine_folder(self._run)
-        loaded = runtime(self._plan, self._run)
-        scoring = Scoring(rewards, columns, judges(self._plan, folder) if rewards else None)
-        asked, told = tee(islice(self._prompts(), self._begin, None))
-        with closing(loaded.engine), closing(scoring):
+        further = judges(self._plan, engine_folder(self._run)) if rewards else None
+        with closing(Scoring(rewards, columns, further)) as scoring, ExitStack() as held:
+            loaded = runtime(self._plan, self._run)
+            held.callback(loaded.engine.close)
+            asked, told = tee(islice(self._prompts(), self._begin, None))
             answered = zip(told, engines.generate_each(loaded.engine, self._requests(loaded, asked)), strict=True)
             while batch := list(islice(answered, BATCH)):
                 yield from self._answers(batch, scoring)
@@ -351,7 +222,7 @@ def requests(plan: Plan, loaded: Runtime, samples: Sequence[Sample]) -> list[Req
 
 
 class Conversation:
-    """A talk with a model: each turn continues the tokens that were really sampled."""
+    """A talk with a model: each turn continues the tokens that were really sampled. Close it when it is over."""
 
     def __init__(self, plan: Plan, run: Path | None = None, system: str | None = None) -> None:
         self._plan = plan
@@ -385,6 +256,9 @@ class Conversation:
     def reset(self) -> None:
         """Forget what was said."""
         self._ids, self._media = (), ()
+
+    def close(self) -> None:
+        self._loaded.engine.close()
 
 
 def serving(plan: Plan, run: Path | None) -> Serving:

@@ -13,7 +13,8 @@ from typing import Any
 from tk.compose import Plan
 from tk.contracts import Batch, Layout, Limit, LoadedModel, MediaProcessor, Medium, Method, Template
 from tk.errors import DataError
-from tk.inference import opened, trained_head
+from tk.inference import opened
+from tk.loading import trained_head
 from tk.sample import Sample, sequence_names
 
 

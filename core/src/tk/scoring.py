@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from tk.contracts import Completion, Moment, Reward, Scored
 from tk.dispatch import Dispatcher
-from tk.errors import StuckError, TkError
+from tk.errors import StuckError, TkError, UsageError
 from tk.limits import TooLong, limited
 from tk.sample import Message, Sample
 
@@ -79,10 +79,17 @@ def scorers(plan: Plan) -> dict[str, Scorer]:
 
 
 def judges(plan: Plan, folder: Path) -> dict[str, Dispatcher]:
-    """The config's further engines, ready to be asked. folder: where they may keep files."""
+    """The config's further engines, ready to be asked. folder: where they may keep files.
+
+    Raises UsageError for one that could only answer with the run's own model.
+    """
     found: dict[str, Dispatcher] = {}
     try:
         for name, chosen in plan.many("engines").items():
+            if "own-template" not in chosen.component.spec.supports:
+                raise UsageError(
+                    f"{chosen.name} answers with the run's own model only: name an endpoint (engine openai)."
+                )
             found[name] = Dispatcher(chosen.build(model=None, folder=folder))
     except TkError as error:
         for built in found.values():

@@ -13,6 +13,7 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -114,10 +115,10 @@ def infer(
     json: Json = False,
 ) -> None:
     """Generate an answer to every row of a file, and score them with --rewards; or what a trained score head gives."""
-    from tk import inference
+    from tk import inference, loading
 
     plan = setup.plan(_reading(given, input, to))
-    head = inference.trained_head(plan) if given.run else LM_HEAD
+    head = loading.trained_head(plan) if given.run else LM_HEAD
     if head.kind == "score":
         tell(inference.Numbered(plan, given.run, head), Rows("rows", scores_row), to, json, resume)
     else:
@@ -189,11 +190,16 @@ def chat(
     """Talk to a model, or to what a run has trained (--run)."""
     from tk import inference
 
-    conversation = inference.Conversation(setup.plan(given), given.run, system)
     media = {"/image": list(image or ()), "/video": list(video or ())}
-    if prompt is not None:
-        _say(conversation, prompt, media)
-        return
+    with closing(inference.Conversation(setup.plan(given), given.run, system)) as conversation:
+        if prompt is not None:
+            _say(conversation, prompt, media)
+        else:
+            _talk(conversation, media)
+
+
+def _talk(conversation: inference.Conversation, media: dict[str, list[str]]) -> None:
+    """Answer what is typed until the input ends."""
     print(_CHAT_HELP, file=sys.stderr)
     while True:
         try:

@@ -15,7 +15,7 @@ from tk.compose import Plan
 from tk.contracts import LM_HEAD, Encoding, Engine, Head, Request, Sampling
 from tk.dispatch import Dispatcher
 from tk.errors import TkError, UsageError
-from tk.inference import adapter_folder, runtime
+from tk.loading import adapter_folder, runtime
 from tk.sample import Message, Sample
 from tk_openai_server.errors import Refused
 from tk_openai_server.options import ServerOptions
