@@ -25,6 +25,9 @@ from tk_torch.settings import Configured
 from tk_torch.speed import Speed
 from tk_torch.update import to_device
 
+PLAIN = ("ids", "sampling", "stop_ids", "adapter", "prompt_logps", "model_logps")
+"""Fields of a request that are told from rank to rank; media are refused before, messages are for judges."""
+
 
 class Running(Configured):
     """The Session of a run. Every rank calls it equally often. moment: how far the run is."""
@@ -63,9 +66,13 @@ class Running(Configured):
         """By an engine with weights of its own, which the first rank asks for all of them."""
         media = next((request.media for request in requests if request.media), None)
         together(self._strategy, lambda: _refuse(media))
-        asked = self.gather([[list(r.ids), msgspec.to_builtins(r.sampling), list(r.stop_ids)] for r in requests])
+        asked = self.gather([msgspec.to_builtins({name: getattr(r, name) for name in PLAIN}) for r in requests])
         first = self.world.rank == 0
-        every = [Request(ids, msgspec.convert(s, Sampling), tuple(ends)) for part in asked for ids, s, ends in part]
+        every = [
+            Request(**{**told, "sampling": msgspec.convert(told["sampling"], Sampling)})
+            for part in asked
+            for told in part
+        ]
         found = together(self._strategy, lambda: self._answered(every, weights, step) if first else [])
         answers = self.gather(msgspec.to_builtins(found))[0]
         begin = sum(len(part) for part in asked[: self.world.rank])
