@@ -196,6 +196,15 @@ def test_a_judge_is_asked_by_messages(url: str, tmp_path: Path) -> None:
         dispatcher.close()
 
 
+def test_a_judge_that_has_no_model_of_its_own_is_refused(base: Path, tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "a"}\n')
+    (tmp_path / "letters.py").write_text(LETTERS)
+    config = {"model": str(base), "template": "chatml", "data": str(tmp_path / "rows.jsonl"), "rewards": "judged"}
+    plugin = {"files": [str(tmp_path / "letters.py")]}
+    with pytest.raises(UsageError, match="engines.judge: transformers answers with the run's own model only"):
+        tk.infer(**config, engines={"judge": "transformers"}, plugins=plugin)
+
+
 def test_a_busy_endpoint_is_asked_again(base: Path, tmp_path: Path) -> None:
     server = {"port": 0, "max_requests": 2}
     with tk.serve(model=str(base), template="chatml", server=server) as serving:

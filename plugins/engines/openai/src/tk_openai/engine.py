@@ -204,7 +204,9 @@ class OpenAIEngine(Base):
         return found
 
     def _finish(self, reason: str | None) -> FinishReason:
-        return ENDS.get(reason, "stop") if reason else ""
+        if reason and reason not in ENDS:
+            raise TkError(f"{self.options.url}: an answer ended by {reason!r}.")
+        return ENDS[reason] if reason else ""
 
     def _failure(self, error: openai.OpenAIError) -> TkError:
         """What an endpoint, or the way to it, has refused, with the mend."""
