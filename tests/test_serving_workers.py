@@ -75,24 +75,20 @@ def asked(url: str, start: int, tokens: int) -> httpx.Response:
 
 def test_a_killed_worker_is_told_and_begun_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with served(tmp_path, monkeypatch) as url:
-        kill_and_ask(url)
-
-
-def kill_and_ask(url: str) -> None:
-    (first,) = workers()
-    assert asked(url, 60, 4).json()["usage"]["completion_tokens"] == 4
-    found: list[httpx.Response] = []
-    waiting = threading.Thread(target=lambda: found.append(asked(url, 65, 100)))
-    waiting.start()
-    time.sleep(0.5)
-    os.kill(first, signal.SIGKILL)
-    waiting.join()
-    assert found[0].status_code == 503
-    assert "SIGKILL" in found[0].json()["error"]["message"]
-    assert "Retry-After" in found[0].headers
-    assert asked(url, 60, 4).json()["usage"]["completion_tokens"] == 4
-    (second,) = workers()
-    assert second != first
+        (first,) = workers()
+        assert asked(url, 60, 4).json()["usage"]["completion_tokens"] == 4
+        found: list[httpx.Response] = []
+        waiting = threading.Thread(target=lambda: found.append(asked(url, 65, 100)))
+        waiting.start()
+        time.sleep(0.5)
+        os.kill(first, signal.SIGKILL)
+        waiting.join()
+        assert found[0].status_code == 503
+        assert "SIGKILL" in found[0].json()["error"]["message"]
+        assert "Retry-After" in found[0].headers
+        assert asked(url, 60, 4).json()["usage"]["completion_tokens"] == 4
+        (second,) = workers()
+        assert second != first
 
 
 def test_nothing_but_its_log_is_left_when_the_server_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from tk.contracts import Completion, Delta, LoadedModel, Request, Sampling
 from tk.engines import generate
 from tk.errors import UsageError
 from tk_auto.family import AutoFamily
+from tk_conformance.engines import come_and_go
 from tk_conformance.tiny import tiny_checkpoint
 from tk_transformers.engine import TransformersEngine
 from tk_transformers.options import TransformersOptions
@@ -99,20 +100,7 @@ def test_log_probs_of_a_prompt_are_those_of_a_plain_forward_in_any_mix(
 ) -> None:
     """Beginnings are shared with requests that ask for none, and some requests leave before they are read."""
     engine = engine_of(model, max_batch=places, max_read=reads, prefix_cache=64)
-    deltas: list[Delta] = []
-    kept: dict[int, Request] = {}
-    leaving = None
-    for steps, request, leaves in plan:
-        for _ in range(steps):
-            deltas += engine.step()
-        if leaving is not None:
-            engine.cancel(leaving)
-        key = engine.add(request)
-        leaving = key if leaves else None
-        if not leaves:
-            kept[key] = request
-    while engine.in_flight:
-        deltas += engine.step()
+    kept, deltas = come_and_go(engine, plan)
     for key, request in kept.items():
         for number in range(request.sampling.n):
             own = [delta for delta in deltas if (delta.key, delta.number) == (key, number)]

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from tk.contracts import Completion, Delta, LoadedModel, Request, Sampling
 from tk.engines import generate, stream
 from tk_auto.family import AutoFamily
+from tk_conformance.engines import come_and_go
 from tk_conformance.tiny import tiny_checkpoint
 from tk_transformers.batches import SlotBatch, WholeBatch
 from tk_transformers.engine import TransformersEngine
@@ -98,19 +99,7 @@ def test_a_result_is_the_same_alone_and_in_any_mix(
 ) -> None:
     """Each comes some steps after the one before, and may be cancelled when the next one comes."""
     engine = engine_of(model, max_batch=places, max_read=reads, prefix_cache=64)
-    deltas: list[Delta] = []
-    kept: dict[int, Request] = {}
-    leaving = None
-    for steps, request, leaves in plan:
-        for _ in range(steps):
-            deltas += engine.step()
-        if leaving is not None:
-            engine.cancel(leaving)
-        key = engine.add(request)
-        leaving = key if leaves else None
-        if not leaves:
-            kept[key] = request
-    deltas += drained(engine)
+    kept, deltas = come_and_go(engine, plan)
     for key, request in kept.items():
         for number, expected in enumerate(alone(model, request)):
             own = [delta for delta in deltas if (delta.key, delta.number) == (key, number)]

@@ -1,7 +1,7 @@
 """Where DeepSpeed is for the processes of these tests.
 
 It is looked for among the packages and, since everything that saves by transformers imports it where it is installed, in a
-folder of its own beside them, as `make setup` installs it.
+folder of its own beside them, as `make test` installs it.
 """
 
 from __future__ import annotations

@@ -60,7 +60,7 @@ def test_values_and_gradients_are_those_of_peft(bias: bool, shape: tuple[int, ..
 def test_the_gradient_is_that_of_finite_differences() -> None:
     made = layer(FusedLinear, dtype=torch.float64)
     down, up = made.lora_A["default"].weight, made.lora_B["default"].weight
-    torch.autograd.gradcheck(lambda x, *_: made(x), (inputs(2, 3).double().requires_grad_(), down, up))
+    assert torch.autograd.gradcheck(lambda x, *_: made(x), (inputs(2, 3).double().requires_grad_(), down, up))
 
 
 def test_inputs_that_are_views_are_read_right() -> None:

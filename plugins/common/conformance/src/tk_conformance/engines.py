@@ -91,3 +91,26 @@ def _check_stream(engine: Engine, prompt: Sequence[int]) -> None:
     need(tuple(i for d in deltas for i in d.ids) == whole.ids, "the tokens of a stream are not those of generate")
     reasons = [delta.finish_reason for delta in deltas]
     need(reasons[-1] == whole.finish_reason and not any(reasons[:-1]), "not the last piece alone has a finish reason")
+
+
+def come_and_go(engine: Engine, plan: Sequence[tuple[int, Request, bool]]) -> tuple[dict[int, Request], list[Delta]]:
+    """Each request so many steps after the one before; one that leaves is cancelled when the next comes.
+
+    The requests that stay, by their keys, and what came of all until those had ended.
+    """
+    deltas: list[Delta] = []
+    kept: dict[int, Request] = {}
+    leaving = None
+    for steps, request, leaves in plan:
+        for _ in range(steps):
+            deltas += engine.step()
+        if leaving is not None:
+            engine.cancel(leaving)
+        key = engine.add(request)
+        leaving = key if leaves else None
+        if not leaves:
+            kept[key] = request
+    left = sum(request.sampling.n for request in kept.values())
+    while left > sum(bool(delta.finish_reason) for delta in deltas if delta.key in kept):
+        deltas += engine.step()
+    return kept, deltas

@@ -38,7 +38,7 @@ def interpreter(module: str) -> str:
     """The interpreter beside this one that has a library; skips the test where there is none."""
     python = Path(sys.prefix) / "trackers" / "bin" / "python"
     if not python.is_file():
-        pytest.skip(f"{python} is not there: make setup puts the libraries of trackers there")
+        pytest.skip(f"{python} is not there: make test puts the libraries of trackers there")
     done = subprocess.run([python, "-c", f"import {module}"], capture_output=True, text=True, check=False)
     if done.returncode:
         pytest.skip(f"{python} has no {module}: {done.stderr.strip().splitlines()[-1]}")
