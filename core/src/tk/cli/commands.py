@@ -304,7 +304,7 @@ def _print_plan(plan: TrainPlan) -> None:
 
 def _memory_rows(memory: Memory) -> tuple[list[dict[str, str]], dict[str, str]]:
     """A line of a process's peak by parts, and its headings."""
-    parts = ("weights", "gradients", "optimizer", "activations", "other", "total")
+    parts = ("total", "weights", "gradients", "optimizer", "activations", "other")
     row = {name: f"{getattr(memory, name) / 2**20:,.0f} MiB" for name in parts}
     row["total"] = f"{'about' if memory.complete else 'more than'} {row['total']}"
     return [{"moment": memory.moment, **row}], {

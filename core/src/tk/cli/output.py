@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -25,17 +26,17 @@ def as_json_rows(rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str], empty: str = "None.") -> None:
-    """Rows under headings (key -> heading), the last column cut to the terminal's width."""
+    """Rows under headings (key -> heading), each line cut to the width of the terminal where there is one."""
     if not rows:
         print(empty)
         return
     cells = [[str(row.get(key, "")) for key in columns] for row in rows]
     headings = list(columns.values())
     widths = [max(len(heading), *(len(line[i]) for line in cells)) for i, heading in enumerate(headings)]
-    room = shutil.get_terminal_size((120, 24)).columns
+    room = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     for line in [headings, *cells]:
         text = "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        print(text if len(text) <= room else text[: room - 1] + "…")
+        print(text if room is None or len(text) <= room else text[: room - 1] + "…")
 
 
 def _plain(value: Any) -> Any:

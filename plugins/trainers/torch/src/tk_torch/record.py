@@ -201,6 +201,10 @@ def peak_memory(device: str) -> int:
     """Bytes: of the device's allocator, or of the process where it is the CPU."""
     if device.startswith("cuda"):
         return int(torch.cuda.max_memory_allocated(device))
+    status = Path("/proc/self/status")
+    if status.exists():  # Linux's ru_maxrss begins at the size of the process that started this one
+        peak = next(line for line in status.read_text(encoding="ascii").splitlines() if line.startswith("VmHWM:"))
+        return int(peak.split()[1]) * 1024
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
