@@ -154,7 +154,9 @@ def test_an_optimizer_that_needs_numbers_is_tried_on_a_matrix(planned: Planned, 
 def test_the_peak_of_a_process_is_its_own() -> None:
     """Not that of whoever started it, which Linux counts where a program is begun by vfork."""
     child = "from tk_torch.record import peak_memory; print(peak_memory('cpu'))"
-    parent = f"import subprocess, sys; held = b'x' * {2**30}; subprocess.run([sys.executable, '-c', {child!r}], check=True)"
+    parent = (
+        f"import subprocess, sys; held = b'x' * {2**30}; subprocess.run([sys.executable, '-c', {child!r}], check=True)"
+    )
     out = subprocess.run([sys.executable, "-c", parent], stdout=subprocess.PIPE, text=True, check=True).stdout
     assert 50 * MIB < int(out) < 900 * MIB
 
