@@ -68,7 +68,8 @@ def distributions_by_module() -> dict[str, frozenset[str]]:
     """Import package -> names of the distributions that bring it; the repository's own are read from its folders."""
     installed = {module: frozenset(map(plain, names)) for module, names in packages_distributions().items()}
     own = {module: frozenset([package.name]) for package in packages().values() for module in package.modules}
-    return installed | own
+    worker = {"tk_worker": frozenset(["tk-plugin-remote"])}  # a file of its, by the name that what runs apart knows
+    return installed | own | worker
 
 
 def imports(tree: ast.AST) -> Iterator[tuple[int, str]]:

@@ -1,11 +1,14 @@
-"""An engine for a worker, of the standard library only: after a token comes the one below it, down to 3; what it serves is
-one number that `update` reads. It runs in an interpreter that has nothing installed."""
+"""Engines for a worker, of the standard library only: after a token comes the one below it, down to 3; what it serves is
+one number that `update` reads. They run in an interpreter that has nothing installed."""
 
+import asyncio
 import json
 import os
 import sys
 import time
 from pathlib import Path
+
+from tk_worker import Streams
 
 
 class Chatter:
@@ -57,3 +60,34 @@ class Chatter:
 
     def fail(self):
         raise RuntimeError("on purpose")
+
+
+class Later(Chatter):
+    """The same, with answers that come asynchronously."""
+
+    def __init__(self, **values):
+        super().__init__(**values)
+        self._streams = Streams(asyncio.new_event_loop())
+
+    @property
+    def busy(self):
+        return self._streams.busy
+
+    def add(self, request, ids, sampling, stop_ids, adapter):
+        self._streams.begin(request, self._answer(request, ids, sampling, stop_ids, adapter))
+
+    def cancel(self, request):
+        self._streams.end(request)
+
+    def step(self):
+        return self._streams.step()
+
+    async def _answer(self, request, ids, sampling, stop_ids, adapter):
+        super().add(request, ids, sampling, stop_ids, adapter)
+        try:
+            while request in self._running:
+                await asyncio.sleep(self._pause)
+                for event in self._next(request):
+                    yield event
+        finally:
+            super().cancel(request)

@@ -32,16 +32,18 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
     return AutoFamily().load(str(tiny_checkpoint(tmp_path_factory.mktemp("m") / "llama", vocab=300)), device="meta")
 
 
-def remote(model: LoadedModel, folder: Path, *, restarts: int = 1, python: str = PYTHON, **values: Any) -> Remote:
+def remote(
+    model: LoadedModel, folder: Path, *, name: str = "Chatter", restarts: int = 1, python: str = PYTHON, **values: Any
+) -> Remote:
     options = WorkerOptions(python=python, restarts=restarts, env={"OF_THE_WORKER": "yes"} if python else {})
     values = {"greeting": "hello", **values}
-    open_ = opener("chatter", CHATTER, "Chatter", options, values, folder)
+    open_ = opener("chatter", CHATTER, name, options, values, folder)
     return Remote("chatter", open_, model=model, folder=folder, restarts=restarts)
 
 
-@pytest.fixture
-def engine(model: LoadedModel, tmp_path: Path) -> Iterator[Remote]:
-    made = remote(model, tmp_path)
+@pytest.fixture(params=["Chatter", "Later"])
+def engine(request: pytest.FixtureRequest, model: LoadedModel, tmp_path: Path) -> Iterator[Remote]:
+    made = remote(model, tmp_path, name=request.param)
     yield made
     made.close()
 
@@ -69,11 +71,12 @@ def asked(*ids: int, **sampling: Any) -> Request:
     return Request(ids, Sampling(**{"max_tokens": 4, **sampling}), stop_ids=(3,))
 
 
+@pytest.mark.parametrize("name", ["Chatter", "Later"])
 @pytest.mark.parametrize("python", [PYTHON, ""])
 def test_answers_come_from_a_bare_interpreter_and_from_here_alike(
-    python: str, model: LoadedModel, tmp_path: Path
+    python: str, name: str, model: LoadedModel, tmp_path: Path
 ) -> None:
-    engine = remote(model, tmp_path, python=python)
+    engine = remote(model, tmp_path, name=name, python=python)
     try:
         assert isinstance(engine, Engine)
         found = generate(engine, [asked(9, 20, logprobs=True), asked(5), asked(50, n=2)])
@@ -108,8 +111,9 @@ def test_nothing_listens(engine: Remote) -> None:
     assert socket.AF_UNIX in {worker_of(engine)._connection.family}
 
 
-def test_a_text_ends_an_answer_and_the_worker_stops(model: LoadedModel, tmp_path: Path) -> None:
-    engine = remote(model, tmp_path, pause=0.02)
+@pytest.mark.parametrize("name", ["Chatter", "Later"])
+def test_a_text_ends_an_answer_and_the_worker_stops(name: str, model: LoadedModel, tmp_path: Path) -> None:
+    engine = remote(model, tmp_path, name=name, pause=0.02)
     try:
         free = generate(engine, [asked(64, max_tokens=40)])[0][0]
         word = free.text[len(free.text) // 2 :][:3]

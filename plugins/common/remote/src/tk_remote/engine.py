@@ -147,10 +147,11 @@ class Remote(Base):
         text, ids, finish = "", list(event["ids"]), event["finish"]
         for place, token in enumerate(ids):
             asked.ids.append(token)
-            if token in asked.stop_ids:
-                break
-            text += asked.stream.push(token)
-            if asked.stream.stopped:
+            ended = token in asked.stop_ids
+            if not ended:
+                text += asked.stream.push(token)
+                ended = asked.stream.stopped
+            if ended:
                 ids, finish = ids[: place + 1], "stop"
                 if self._link is not None and not event["finish"]:
                     self._link.cancel(event["request"])

@@ -159,7 +159,7 @@ class Worker:
             if (reply := self._read()) is None or reply["id"] != number:
                 continue
             if "refused" in reply:
-                raise UsageError(f"The engine refuses: {reply['refused']}{self._end_of_log() if do == 'open' else ''}")
+                raise UsageError(f"The engine refuses: {reply['refused']}")
             if "failed" in reply:
                 raise TkError(f"The engine failed: {reply['failed']} (see {self._log}).{self._end_of_log()}")
             return reply["result"]

@@ -8,8 +8,13 @@ wraps the engine. Messages are JSON, each after its length. The class is built w
     cancel(request) -> None
     step() -> list of events     {"request": name, "ids": [...], "logps": [...], "finish": "", "error": ""}
     call of another name         whatever else a message asks for; ValueError is the caller's mistake
+
+Such a class finds this file as the module `tk_worker`: `arguments` reads a package's command line, `lora_rank` adapters,
+`Streams` follows answers that are asynchronous.
 """
 
+import asyncio
+import contextlib
 import importlib.util
 import json
 import os
@@ -20,10 +25,13 @@ import struct
 import sys
 import threading
 import traceback
+from pathlib import Path
 
 LENGTH = struct.Struct(">Q")
 """Bytes of a message, before it."""
 END = "end"
+PAUSE = 0.05
+"""Seconds that a step of `Streams` waits for something to come."""
 
 
 def send(connection, message):
@@ -49,8 +57,86 @@ def _exactly(connection, count):
     return b"".join(parts)
 
 
+def arguments(parser, defaults, words, package):
+    """What a package's own parser makes of the user's words, where they do not say otherwise of tk's defaults.
+
+    `--no-x` takes back a switch `--x` that the parser can only set. Raises ValueError with what the parser says.
+    """
+
+    def refuse(message):
+        raise ValueError("engine.args: " + package + " says: " + message)
+
+    parser.error = refuse
+    known = parser._option_string_actions
+    off = {word: "--" + word[5:] for word in words if word.startswith("--no-") and word not in known}
+    unknown = [word for word, switch in off.items() if switch not in known]
+    if unknown:
+        refuse("unrecognized arguments: " + " ".join(unknown))
+    return parser.parse_args([word for word in [*defaults, *words] if word not in off and word not in off.values()])
+
+
+def lora_rank(folders):
+    """The largest rank of the adapters in some folders."""
+    configs = [json.loads(Path(folder, "adapter_config.json").read_text(encoding="utf-8")) for folder in folders]
+    return max(rank for config in configs for rank in [config["r"], *(config.get("rank_pattern") or {}).values()])
+
+
+class Streams:
+    """Answers of an asynchronous engine, each followed by a task of a loop, which runs while it is stepped or called."""
+
+    def __init__(self, loop):
+        self._loop, self._came = loop, asyncio.Event()
+        self._events, self._tasks = [], {}
+
+    @property
+    def busy(self):
+        return bool(self._tasks or self._events)
+
+    def begin(self, request, answer):
+        """answer: an asynchronous iterator of events without the request's name; ValueError refuses it."""
+        task = self._loop.create_task(self._follow(request, answer))
+        self._tasks[request] = task
+        task.add_done_callback(lambda _: self._tasks.pop(request))
+
+    def end(self, request):
+        """Stop following an answer, which is told so at its next step."""
+        if request in self._tasks:
+            self._tasks[request].cancel()
+
+    def step(self):
+        self.call(self._wait())
+        events, self._events = self._events, []
+        return events
+
+    def call(self, work):
+        """The result of a coroutine, during which answers go on."""
+        return self._loop.run_until_complete(work)
+
+    async def _wait(self):
+        if not self._events:
+            self._came.clear()
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._came.wait(), PAUSE)
+
+    async def _follow(self, request, answer):
+        nothing = {"ids": [], "logps": [], "finish": "error"}
+        try:
+            async for event in answer:
+                self._heard(request, event)
+        except ValueError as error:
+            self._heard(request, {**nothing, "error": str(error), "refused": True})
+        except Exception as error:  # noqa: BLE001 - told to whoever asks; the log has where
+            traceback.print_exc()
+            self._heard(request, {**nothing, "error": f"{type(error).__name__}: {error}"})
+
+    def _heard(self, request, event):
+        self._events.append({"error": "", **event, "request": request})
+        self._came.set()
+
+
 def load(file, name):
     """A class out of a file that no package needs to be installed for."""
+    sys.modules["tk_worker"] = sys.modules[__name__]
     spec = importlib.util.spec_from_file_location("tk_worker_engine", file)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
@@ -104,8 +190,9 @@ def main(connection, lifeline, file, name):
             engine = load(file, name)(**message["with"])
         except (Exception, SystemExit) as error:  # noqa: BLE001 - as above; parsers of arguments exit
             traceback.print_exc()
-            kind = "refused" if isinstance(error, (ValueError, SystemExit)) else "failed"
-            send(opened, {"id": message["id"], kind: f"{type(error).__name__}: {error}"})
+            refused = isinstance(error, ValueError)
+            found = {"refused": str(error)} if refused else {"failed": f"{type(error).__name__}: {error}"}
+            send(opened, {"id": message["id"], **found})
             return 1
         send(opened, {"id": message["id"], "result": getattr(engine, "about", {})})
         try:

@@ -1,13 +1,12 @@
 """vLLM's engine behind plain values. Runs in vLLM's environment, which need not have tk: `tk_remote.worker` says how."""
 
 import hashlib
-import json
 import math
 import sys
-from pathlib import Path
 
 import cloudpickle
 import torch
+from tk_worker import arguments, lora_rank
 from vllm import EngineArgs, SamplingParams, __version__
 from vllm.lora.request import LoRARequest
 from vllm.platforms import current_platform
@@ -25,9 +24,10 @@ ENDS = {"stop": "stop", "length": "length", "abort": "cancelled", "error": "erro
 
 class Inside:
     def __init__(self, model, words, adapters):
-        """model: folder of the checkpoint. words: as those of `vllm serve`. adapters: folders of LoRA adapters."""
-        parsed = _parsed([*_defaults(adapters), *words, "--model", model])
-        config = parsed.create_engine_config(UsageContext.ENGINE_CONTEXT)
+        """model: folder of the checkpoint. words: as those of `vllm serve`. adapters: of LoRA, name -> folder."""
+        parser = EngineArgs.add_cli_args(FlexibleArgumentParser())
+        parsed = arguments(parser, _defaults(adapters), [*words, "--model", model], "vLLM's parser")
+        config = EngineArgs.from_cli_args(parsed).create_engine_config(UsageContext.ENGINE_CONTEXT)
         self._engine = LLMEngine(config, Executor.get_class(config), log_stats=False)
         self._sleeps, self._asleep = config.model_config.enable_sleep_mode, False
         self._adapters = {}
@@ -112,31 +112,14 @@ def _defaults(adapters):
     if current_platform.is_cpu():
         words += ["--dtype", "float32"]
     if adapters:
-        rank = _allowed(max(_rank(Path(folder)) for folder in adapters))
+        rank = _allowed(lora_rank(adapters.values()))
         words += ["--enable-lora", "--max-loras", str(len(adapters)), "--max-lora-rank", str(rank)]
     return words
-
-
-def _rank(folder):
-    config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-    return max([config["r"], *(config.get("rank_pattern") or {}).values()])
 
 
 def _allowed(rank):
     """vLLM takes some ranks only, and any that is smaller."""
     return next((allowed for allowed in (8, 16, 32, 64, 128, 256, 320, 512) if allowed >= rank), rank)
-
-
-def _parsed(words):
-    """The arguments as vLLM's own parser reads them. Raises ValueError with what it says."""
-    parser = _Parser()
-    EngineArgs.add_cli_args(parser)
-    return EngineArgs.from_cli_args(parser.parse_args(words))
-
-
-class _Parser(FlexibleArgumentParser):
-    def error(self, message):
-        raise ValueError("engine.args: vLLM's parser says: " + message)
 
 
 def _events(output, count):
