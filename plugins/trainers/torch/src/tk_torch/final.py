@@ -1,4 +1,4 @@
-"""What a run has trained, written as it ends: `final/`, which peft or transformers opens."""
+"""What a run writes as it ends: what was trained (`final/`, which peft or transformers opens), and its report."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from tk.compose import Plan
 from tk.contracts import Strategy
+from tk.files import explained
 from tk_torch import files
 from tk_torch.assemble import Parts
 from tk_torch.session import role_weights
@@ -44,3 +45,13 @@ def write_final(folder: Path, parts: Parts, weights: Mapping[str, Mapping[str, T
             save_file({f"{HEAD}.{n}": value for n, value in weights[role].items()}, into / role / VALUE_HEAD)
 
     files.write_folder(folder, fill, manifest=False)
+
+
+def draw(plan: Plan, folder: Path) -> None:
+    """The report of a run that has ended, and its curve, as the config asks for them."""
+    settings = plan.config.report
+    if settings.html or settings.plot:
+        from tk_report import write_report  # what it draws with is not needed before
+
+        with explained(folder / "report.html"):
+            write_report(folder, html=settings.html, plot=settings.plot)

@@ -23,7 +23,6 @@ from tk.contracts import (
     World,
 )
 from tk.errors import TkError
-from tk.files import explained
 from tk.inference import uses_of
 from tk.launching import processes
 from tk.scoring import means
@@ -35,7 +34,7 @@ from tk_torch.checkpoints import Checkpoints, Saved
 from tk_torch.compiled import compile_blocks
 from tk_torch.control import Callbacks, Signals
 from tk_torch.evaluate import evaluate
-from tk_torch.final import final_weights, write_final
+from tk_torch.final import draw, final_weights, write_final
 from tk_torch.options import TorchOptions
 from tk_torch.precision import computed_in
 from tk_torch.ranks import check_same_run, on_rank_0
@@ -107,7 +106,7 @@ class _Run:
                 except TkError as second:  # a full disk, say: it must not hide what failed first
                     error.add_note(str(second))
             raise
-        on_rank_0(self.strategy, self.world, self._report)  # its failure is not the run's
+        on_rank_0(self.strategy, self.world, lambda: draw(self.plan, self.folder))  # its failure is not the run's
         return result
 
     def _assemble(self, saved: Saved | None) -> None:
@@ -343,14 +342,6 @@ class _Run:
             why = refusal(self.plan, parts) if self.eval.generate else ""
             self.record.finish(result, self.speed.timings(), evals=evals, samples=samples, no_samples=why)
         return result
-
-    def _report(self) -> None:
-        settings = self.plan.config.report
-        if settings.html or settings.plot:
-            from tk_report import write_report  # what it draws with is not needed before
-
-            with explained(self.folder / "report.html"):
-                write_report(self.folder, html=settings.html, plot=settings.plot)
 
 
 def _closable(windows: Iterator[Window]) -> Generator[Window]:
