@@ -35,6 +35,19 @@ CASES = {
     "reward": {"method": "reward", "tuner": "full", "model": "plain"},
 }
 
+REPEATED = """
+from tk import MethodSpec, hookimpl
+from tk_sft.method import Pretraining
+
+class Repeated(Pretraining):
+    def source(self, data, session):
+        return type("Twice", (), {"__len__": lambda self: 2 * len(data)})()
+
+@hookimpl
+def tk_methods():
+    yield MethodSpec(name="repeated", target=Repeated, defaults={"losses": {"causal-lm": 1.0}})
+"""
+
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory):
@@ -163,11 +176,15 @@ def test_a_run_that_was_stopped_goes_on_bit_by_bit(runs):
         ({"eval": {"hold_out": 4, "generate": 1}}, "eval.generate"),
         ({"method": {"name": "dpo", "precompute_reference": True}}, "method dpo precomputes the reference"),
         ({"method": "embedding"}, "rows see each other in losses"),
-        ({"method": "grpo"}, "rewards"),
+        ({"method": "ppo"}, "the critic of method ppo is a head on the policy"),
+        ({"method": "grpo", "rewards": {"letters": 1.0}}, "nothing is rewarded .rewards: letters"),
+        ({"method": "repeated"}, "method repeated has a source of its own"),
     ],
 )
 def test_what_it_cannot_carry_is_refused(sections, message, inputs, tmp_path):
-    config = configured(inputs, tmp_path / "run", trainer="pipeline") | {"launcher": {"processes": 2}}
+    (tmp_path / "repeated.py").write_text(REPEATED)
+    plugins = {"files": [str(PARTS), str(tmp_path / "repeated.py")]}
+    config = configured(inputs, tmp_path / "run", trainer="pipeline", launcher={"processes": 2}, plugins=plugins)
     with pytest.raises(UsageError, match=message):
         tk.plan({**config, **sections})
 

@@ -20,7 +20,9 @@ class Link:
     def send(self, tensor: Tensor) -> None:
         """Without waiting, since the other process may be sending as well."""
         kept = tensor.detach().contiguous()
-        self._leaving.append((dist.isend(kept, self._peer), kept))
+        work = dist.isend(kept, self._peer)
+        assert work is not None  # this process is one of the group
+        self._leaving.append((work, kept))
 
     def receive(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         found = torch.empty(shape, dtype=dtype)

@@ -7,21 +7,24 @@ from collections.abc import Iterator
 from tk.compose import Plan
 from tk.contracts import Source
 from tk.errors import UsageError
-from tk_torch.assemble import Parts
 from tk_torch.precision import computed_in
 
 
-def check_config(plan: Plan, processes: int) -> None:
-    """Raises UsageError for what the config alone tells."""
-    _refuse(_of_config(plan, processes))
+def check(plan: Plan, processes: int) -> None:
+    """Raises UsageError for what the config and the method's roles tell."""
+    for reason in _reasons(plan, processes):
+        raise UsageError(f"trainer pipeline: {reason}.")
 
 
-def check_parts(plan: Plan, parts: Parts, source: Source) -> None:
-    """Raises UsageError for what the method and the data tell."""
-    _refuse(_of_parts(plan, parts, source))
+def check_source(plan: Plan, source: Source, data: Source) -> None:
+    """Raises UsageError where a method does not train on the windows of the data."""
+    if source is not data:
+        raise UsageError(
+            f"trainer pipeline: trains on data as it is, and method {plan.one('method').name} has a source of its own."
+        )
 
 
-def _of_config(plan: Plan, processes: int) -> Iterator[str]:
+def _reasons(plan: Plan, processes: int) -> Iterator[str]:
     config, method = plan.config, plan.method()
     if processes != 2:
         yield f"runs on two processes, and there is {processes}: --launcher.processes 2"
@@ -30,25 +33,11 @@ def _of_config(plan: Plan, processes: int) -> Iterator[str]:
     if config.eval.generate:
         yield "has no whole model to answer with: leave out eval.generate"
     if plan.many("rewards"):
-        yield f"trains on data, which has no use for rewards ({', '.join(plan.many('rewards'))}): leave them out"
+        yield f"has no whole model to answer with, so that nothing is rewarded (rewards: {', '.join(plan.many('rewards'))})"
     if method.scope == "window":
         yield f"takes micro-batches one by one, and rows see each other in losses {', '.join(plan.many('losses'))}"
     for role in method.roles():
+        if role.of and role.trainable:
+            yield f"trains whole models, and the {role.name} of method {plan.one('method').name} is a head on the {role.of}"
         if role.precomputed:
             yield f"asks every role step by step, and method {plan.one('method').name} precomputes the {role.name}"
-
-
-def _of_parts(plan: Plan, parts: Parts, source: Source) -> Iterator[str]:
-    method = plan.one("method").name
-    if source is not parts.loader:
-        yield f"trains on data only, and method {method} makes its own"
-    if parts.scored.heads_by_role:
-        yield f"has no place for a second head, which method {method} trains"
-    media = parts.data.train.media_types | parts.data.eval.media_types
-    if media:
-        yield f"reads text only, and the data has {', '.join(sorted(media))}"
-
-
-def _refuse(reasons: Iterator[str]) -> None:
-    for reason in reasons:
-        raise UsageError(f"trainer pipeline: {reason}.")

@@ -54,7 +54,7 @@ class PipelineStrategy(TorchStrategy):
 
     def step(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> float:
         for parameter in self._tied:
-            if parameter.requires_grad:
+            if parameter.grad is not None:
                 parameter.grad = self.sum(parameter.grad)
         return super().step(module, optimizer)
 

@@ -16,8 +16,8 @@ import torch
 from torch import nn
 
 from acme_tk_pipeline import schedule
-from acme_tk_pipeline.refusals import check_config, check_parts
-from acme_tk_pipeline.stage import FIRST, LAST
+from acme_tk_pipeline.refusals import check, check_source
+from acme_tk_pipeline.stage import FIRST, LAST, Stage
 from acme_tk_pipeline.strategy import PipelineStrategy
 from tk.compose import Plan
 from tk.contracts import OptimizerFactory, ParamGroup, Schedule, Tracker, TrainPlan, TrainResult, Window, World
@@ -53,18 +53,17 @@ class PipelineTrainer:
         self._options = options
 
     def plan(self, plan: Plan) -> TrainPlan:
-        check_config(plan, processes(plan))
+        check(plan, processes(plan))
         parts = assemble(plan, ROWS, device="meta")
-        source = parts.method.source(parts.loader, Session(plan, parts))
-        check_parts(plan, parts, source)
+        check_source(plan, parts.method.source(parts.loader, Session(plan, parts)), parts.loader)
         plan.one("strategy").build().halves(parts.scored)
-        return described(plan, parts, World(0, processes(plan), "cpu"), len(source))
+        return described(plan, parts, World(0, processes(plan), "cpu"), len(parts.loader))
 
     def fit(self, plan: Plan, observers: Sequence[Tracker] = ()) -> TrainResult:
         strategy: PipelineStrategy = plan.one("strategy").build()
         world = strategy.start()
         try:
-            check_config(plan, world.size)
+            check(plan, world.size)
             check_same_run(plan, strategy)
             with Signals().caught() as signals:
                 return _Run(plan, strategy, world, self._options, observers).fit(signals)
@@ -125,15 +124,16 @@ class _Run:
         seed_everything(seed)
         self.parts = parts = assemble(plan, ROWS, device="cpu", start=start)
         self.session = Session(plan, parts)
-        source = parts.method.source(parts.loader, self.session)
-        check_parts(plan, parts, source)
-        self.total = len(source)
+        check_source(plan, parts.method.source(parts.loader, self.session), parts.loader)
+        self.total = len(parts.loader)
         self.described = described(plan, parts, self.world, self.total)
         whole = self._probe(parts.scored)
         groups, optimizer = parts.parameter_groups(), plan.one("optim").build()
-        self.stage, self.optimizer = self.strategy.wrap(
+        stage, self.optimizer = self.strategy.wrap(
             parts.scored, "fp32", lambda: _optimizer(optimizer, groups, parts.scored), self.train.max_grad_norm
         )
+        assert isinstance(stage, Stage)
+        self.stage = stage
         together(self.strategy, lambda: self._compare(whole, self._probe(self.stage)))
         parts.training_mode(self.stage)
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
@@ -284,10 +284,9 @@ class _Run:
 
 
 def _optimizer(make: OptimizerFactory, groups: Sequence[ParamGroup], scored: nn.Module) -> torch.optim.Optimizer:
-    """Of what is left here of the whole model's groups."""
+    """Of what is left here of the whole model's groups; all groups, so that both processes have the same rates."""
     here = {id(p) for p in scored.parameters()}
-    kept = [replace(g, parameters=[p for p in g.parameters if id(p) in here]) for g in groups]
-    return make([group for group in kept if group.parameters])
+    return make([replace(g, parameters=[p for p in g.parameters if id(p) in here]) for g in groups])
 
 
 def _every(period: int | None, step: int) -> bool:
