@@ -114,6 +114,12 @@ def same(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
+def check_same(trained, expected):
+    assert trained.keys() == expected.keys()
+    for name, value in expected.items():
+        assert (trained[name] - value).norm() <= 1e-5 * value.norm(), name
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_it_trains_what_the_ordinary_trainer_trains(case, runs):
     alone, halves = runs / "alone" / case, runs / "halves" / case
@@ -123,10 +129,7 @@ def test_it_trains_what_the_ordinary_trainer_trains(case, runs):
         if found["kind"] == "train":
             assert found["grad_norm"] == pytest.approx(expected["grad_norm"], rel=1e-5)
             assert found["grad_norm"] > 0.1, "nothing is clipped"
-    trained, before = final(halves), final(alone)
-    assert trained.keys() == before.keys()
-    for name, value in before.items():
-        assert (trained[name] - value).norm() <= 1e-5 * value.norm(), name
+    check_same(final(halves), final(alone))
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -153,9 +156,13 @@ def test_what_it_writes_opens_in_transformers(runs, inputs):
 
 
 def test_a_launcher_starts_both_processes(inputs, runs, tmp_path):
-    launched = configured(inputs, tmp_path / "run", trainer="pipeline", launcher={"processes": 2})
+    cut = {"name": "pipeline", "first_layers": 2}
+    launched = configured(inputs, tmp_path / "run", trainer="pipeline", launcher={"processes": 2}, strategy=cut)
     assert tk.train(launched).steps == 3
-    assert same(final(tmp_path / "run"), final(runs / "halves/sft"))
+    check_same(final(tmp_path / "run"), final(runs / "alone/sft"))
+    first, last = (stage["parts"]["policy"] for stage in record(tmp_path / "run")["stages"])
+    assert first == ["model.embed_tokens", "model.layers.0", "model.layers.1"]
+    assert last == ["model.layers.2", "model.norm", "lm_head"]
 
 
 def test_a_run_that_was_stopped_goes_on_bit_by_bit(runs):
@@ -169,7 +176,7 @@ def test_a_run_that_was_stopped_goes_on_bit_by_bit(runs):
     [
         ({"strategy": "ddp"}, "trainer needs 'acme-tk-pipeline:stages', which strategy .ddp"),
         ({"strategy": {"name": "pipeline", "first_layers": 3}}, "strategy.first_layers: .* has 3 layers"),
-        ({"launcher": {"processes": 3}}, "two processes, and there is 3: --launcher.processes 2"),
+        ({"launcher": {"processes": 3}}, "two processes, not on 3: --launcher.processes 2"),
         ({"train": {"compile": True}}, "train.compile needs 'compile', which trainer"),
         ({"train": {"neftune_alpha": 5.0}}, "train.neftune_alpha needs 'embedding-noise', which trainer"),
         ({"train": {"precision": "bf16"}}, "train.precision"),

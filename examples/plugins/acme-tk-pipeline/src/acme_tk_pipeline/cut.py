@@ -18,13 +18,13 @@ from tk_tensor.route import Route
 
 @dataclass(frozen=True)
 class Halves:
-    """Paths of a model's parts by the process that holds them. tied: the head has the embeddings' weight."""
+    """Paths of a model's parts by the process that holds them. tied: the weight that head and embeddings share."""
 
     parts: tuple[tuple[str, ...], tuple[str, ...]]
     embeddings: str
     norm: str
     head: str
-    tied: bool
+    tied: nn.Parameter | None
 
 
 def halves(module: nn.Module, route: Route, first_layers: int | None) -> Halves:
@@ -46,20 +46,18 @@ def halves(module: nn.Module, route: Route, first_layers: int | None) -> Halves:
         raise UsageError(f"strategy.first_layers: {name} has {len(layers)} layers, and each process needs one.")
     ends = paths[id(embedding)], paths[id(decoder.norm)]
     parts = (ends[0], *layers[:count]), (*layers[count:], ends[1], head)
-    held = {id(p) for own in parts for path in own for p in module.get_submodule(path).parameters()}
-    if any(id(p) not in held for p in module.parameters()):
+    first, last = ({p for path in own for p in module.get_submodule(path).parameters()} for own in parts)
+    if not first | last >= set(module.parameters()):
         raise UsageError(refused)
-    trained = [any(p.requires_grad for path in own for p in module.get_submodule(path).parameters()) for own in parts]
-    if any(trained) and not all(trained):
+    if any(p.requires_grad for p in first) != any(p.requires_grad for p in last):
         raise UsageError("tuner: leaves one of the two processes nothing to train: use the trainer torch.")
-    tied = getattr(module.get_submodule(head), "weight", None) is embedding.weight
-    return Halves(parts, *ends, head, tied)
+    return Halves(parts, *ends, head, next(iter(first & last), None))
 
 
 def cut(module: nn.Module, at: Halves, rank: int, link: Link) -> dict[str, nn.Module]:
     """Leave this process its half. Returns what was taken out by its paths, without weights."""
     taken = {path: module.get_submodule(path) for path in at.parts[1 - rank]}
-    if rank == 0 and at.tied:
+    if rank == 0 and at.tied is not None:
         del taken[at.head]
     table: Any = module.get_submodule(at.embeddings)
     size, dtype = table.weight.shape[1], table.weight.dtype

@@ -27,7 +27,7 @@ def check_source(plan: Plan, source: Source, data: Source) -> None:
 def _reasons(plan: Plan, processes: int) -> Iterator[str]:
     config, method = plan.config, plan.method()
     if processes != 2:
-        yield f"runs on two processes, and there is {processes}: --launcher.processes 2"
+        yield f"runs on two processes, not on {processes}: --launcher.processes 2"
     if computed_in(plan, "cpu") != "fp32":
         yield "computes in single precision: leave out train.precision"
     if config.eval.generate:

@@ -14,7 +14,7 @@ from acme_tk_pipeline.cut import Halves, cut
 from acme_tk_pipeline.link import Link
 from tk.contracts import Pass, World
 from tk_parallel import processes
-from tk_tensor.scored import MODULES, ScoredModel
+from tk_tensor.scored import ScoredModel
 
 FIRST, LAST = 0, 1
 
@@ -37,14 +37,13 @@ class Stage(nn.Module):
         self.scored = scored
         self.world = world
         self.link = Link(peer=1 - world.rank)
-        self.tied: dict[str, str] = {}
         self.halves = halves
+        whole = {p: name for name, p in scored.named_parameters()}
         self._taken: dict[str, dict[str, nn.Module]] = {}
         for key, at in halves.items():
             self._taken[key] = cut(scored.modules_by_role[key], at, world.rank, self.link)
-            if at.tied:
-                whole = f"{MODULES}.{key}.{at.embeddings}.weight"
-                self.tied[whole if world.rank == FIRST else f"{MODULES}.{key}.{at.head}.weight"] = whole
+        own = {p: name for name, p in scored.named_parameters()}
+        self.tied = {own[at.tied]: whole[at.tied] for at in halves.values() if at.tied is not None}
 
     def forward(
         self, inputs: Mapping[str, Any], fields: Mapping[str, Any], passes: Sequence[Pass]
