@@ -30,6 +30,11 @@ CASES = {
     "sft-tied": {"method": "sft", "tuner": "full", "model": "tied"},
     "sft-packed": {"method": "sft", "tuner": "full", "model": "plain", "data": {"packing": True, "max_length": 192}},
     "sft-lora": {"method": "sft", "tuner": "lora", "model": "plain"},
+    "sft-lora-tied": {
+        "method": "sft",
+        "tuner": {"name": "lora", "modules_to_save": ["model.embed_tokens"]},
+        "model": "tied",
+    },
     "dpo": {"method": "dpo", "tuner": "full", "model": "plain"},
     "dpo-lora": {"method": "dpo", "tuner": "lora", "model": "tied"},
     "reward": {"method": "reward", "tuner": "full", "model": "plain"},
@@ -141,7 +146,10 @@ def test_each_process_holds_its_own_layers_only(case, runs):
     assert [name.rpartition(".")[2] for name in first][:2] == ["embed_tokens", "0"]
     assert [name.rpartition(".")[2] for name in last][:3] == ["1", "2", "norm"]
     assert not set(first) & set(last)
-    twice = 300 * 32 if "tied" in CASES[case]["model"] else 0
+    shared = {"plain": 0, "tied": 1}[CASES[case]["model"]] * (
+        2 if case == "sft-lora-tied" else 1
+    )  # a copy and the base's
+    twice = shared * 300 * 32
     assert sum(stage["parameters"] for stage in run["stages"]) == run["plan"]["parameters"] + twice
 
 

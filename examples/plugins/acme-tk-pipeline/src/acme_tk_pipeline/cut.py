@@ -18,13 +18,13 @@ from tk_tensor.route import Route
 
 @dataclass(frozen=True)
 class Halves:
-    """Paths of a model's parts by the process that holds them. tied: the weight that head and embeddings share."""
+    """Paths of a model's parts by the process that holds them. tied: weights that head and embeddings share."""
 
     parts: tuple[tuple[str, ...], tuple[str, ...]]
     embeddings: str
     norm: str
     head: str
-    tied: nn.Parameter | None
+    tied: tuple[nn.Parameter, ...]
 
 
 def halves(module: nn.Module, route: Route, first_layers: int | None) -> Halves:
@@ -51,13 +51,13 @@ def halves(module: nn.Module, route: Route, first_layers: int | None) -> Halves:
         raise UsageError(refused)
     if any(p.requires_grad for p in first) != any(p.requires_grad for p in last):
         raise UsageError("tuner: leaves one of the two processes nothing to train: use the trainer torch.")
-    return Halves(parts, *ends, head, next(iter(first & last), None))
+    return Halves(parts, *ends, head, tuple(p for p in module.parameters() if p in first & last))
 
 
 def cut(module: nn.Module, at: Halves, rank: int, link: Link) -> dict[str, nn.Module]:
     """Leave this process its half. Returns what was taken out by its paths, without weights."""
     taken = {path: module.get_submodule(path) for path in at.parts[1 - rank]}
-    if rank == 0 and at.tied is not None:
+    if rank == 0 and at.tied:
         del taken[at.head]
     table: Any = module.get_submodule(at.embeddings)
     size, dtype = table.weight.shape[1], table.weight.dtype

@@ -43,7 +43,7 @@ class Stage(nn.Module):
         for key, at in halves.items():
             self._taken[key] = cut(scored.modules_by_role[key], at, world.rank, self.link)
         own = {p: name for name, p in scored.named_parameters()}
-        self.tied = {own[at.tied]: whole[at.tied] for at in halves.values() if at.tied is not None}
+        self.tied = {own[p]: whole[p] for at in halves.values() for p in at.tied}
 
     def forward(
         self, inputs: Mapping[str, Any], fields: Mapping[str, Any], passes: Sequence[Pass]
