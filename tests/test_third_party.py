@@ -33,6 +33,8 @@ COMPONENTS = [
     ("methods", "balanced-sft", "acme-tk-balanced-sft"),
     ("advantages", "opo", "acme-tk-opo"),
     ("methods", "raft", "acme-tk-raft"),
+    ("trainers", "pipeline", "acme-tk-pipeline"),
+    ("strategies", "pipeline", "acme-tk-pipeline"),
     ("rewards", "length", "acme-tk-length"),
     ("rewards", "remote", "acme-tk-remote"),
     ("tuners", "bitfit", "acme-tk-bitfit"),

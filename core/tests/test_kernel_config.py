@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from tk.compose import compose
 from tk.config.files import listed, schema, to_yaml
 from tk.config.resolve import chosen_kinds, resolve, sections_of
 from tk.config.sections import FIXED
 from tk.config.tree import from_environment, from_flags, from_mapping, from_yaml
-from tk.errors import ConfigError
+from tk.errors import ConfigError, UsageError
 from tk.files import cache_root
 from tk.plugins import Selection, load
 from tk.registry import Registry
@@ -273,6 +274,43 @@ def test_values_from_python_are_the_same_path(registry):
     config = resolve(registry, [tree])
     assert config.chosen["tuner"].options.rank == 4
     assert config.output.dir == "x"
+
+
+OWN_WORD = """
+    from tk import *
+    from tk import hookimpl
+
+    WORD = ("acme-tk:stages",)
+
+    @hookimpl
+    def tk_trainers():
+        yield TrainerSpec(name="staged", target="x:y", requires=WORD, supports=WORD)
+
+    @hookimpl
+    def tk_strategies():
+        yield StrategySpec(name="stages", target="x:y", requires=WORD, supports=WORD)
+"""
+
+
+def test_a_word_of_a_packages_own_is_asked_of_the_kinds_that_have_it(install, found):
+    install("tk-plugin-parts", SOURCE)
+    install("acme-tk", OWN_WORD)
+    registry = load(Selection(), found=found())
+
+    def composed(**sections):
+        tree = from_mapping({"model": "smollm", **sections}, "the call").expanded(chosen_kinds(registry))
+        return compose(resolve(registry, [tree]), registry)
+
+    assert composed(trainer="staged", strategy="stages").one("strategy").name == "stages"
+    assert composed().one("strategy").name == "ddp"
+    with pytest.raises(
+        UsageError, match="trainer needs 'acme-tk:stages', which strategy .ddp of tk-plugin-parts. does not"
+    ):
+        composed(trainer="staged")
+    with pytest.raises(
+        UsageError, match="strategy needs 'acme-tk:stages', which trainer .torch of tk-plugin-parts. does"
+    ):
+        composed(strategy="stages")
 
 
 def test_the_kernels_own_sections_are_those_that_kinds_may_not_take():

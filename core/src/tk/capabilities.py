@@ -1,7 +1,7 @@
 """The closed vocabulary of `requires` and `supports`: what parts of a run must agree on.
 
-A package may add words of its own with its distribution's name in front ("tk-plugin-x:word"); every other word must
-be listed here.
+A package may add words of its own with its distribution's name in front ("tk-plugin-x:word"), in which the kinds have a
+say that have a component which supports it; every other word must be listed here.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -100,7 +100,8 @@ def _check_capabilities(plan: Plan) -> None:
     wishes = [(wish, setting) for wish, setting in _wished(plan.config)]
     wishes += [(word, path) for path, chosen in plan.parts() for word in chosen.component.spec.requires]
     for word, asked_by in wishes:
-        deciders: Sequence[str] = CAPABILITIES[word].kinds if word in CAPABILITIES else ()
+        known = CAPABILITIES.get(word)
+        deciders = known.kinds if known else _kinds_with(word, plan.registry)
         for path, chosen in plan.parts():
             component = chosen.component
             if path.partition(".")[0] == component.kind.named:  # a further one, with a use of its own
@@ -108,8 +109,13 @@ def _check_capabilities(plan: Plan) -> None:
             if component.kind.name in deciders and word not in component.spec.supports:
                 raise UsageError(
                     f"{asked_by} needs {word!r}, which {path} ({component.name} of {component.distribution}) does not "
-                    f"support: {CAPABILITIES[word].text}"
+                    "support" + (f": {known.text}" if known else ".")
                 )
+
+
+def _kinds_with(word: str, registry: Registry) -> set[str]:
+    """Kinds that have a say in a word of a package's own: those in which a component supports it."""
+    return {kind for kind, found in registry.components.items() if any(word in c.spec.supports for c in found)}
 
 
 def _wished(config: Config) -> Iterator[tuple[str, str]]:

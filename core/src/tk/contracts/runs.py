@@ -147,7 +147,7 @@ class TrainPlan:
 
     rows, examples, tokens, supervised: of one epoch. steps: optimizer steps of the run. parameters: total and trainable.
     components: kind -> name, distribution, version of each resolved part. notes: what the user should know besides.
-    memory: an estimate; None in a run, which measures it.
+    memory: an estimate; None in a run, which measures it, and of a trainer that makes none.
     """
 
     rows: int

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -120,7 +120,7 @@ class Loader:
 
     # --- the batches ---
 
-    def windows(self, cursor: Mapping[str, Any] | None = None, *, beyond: bool = False) -> Iterator[Window]:
+    def windows(self, cursor: Mapping[str, Any] | None = None, *, beyond: bool = False) -> Generator[Window]:
         """Windows from the start, or from just after the one whose cursor is given; collated ahead."""
         start = (0, 0, 0)
         if cursor is not None:

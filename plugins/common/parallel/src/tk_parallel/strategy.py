@@ -89,7 +89,7 @@ class TorchStrategy(ABC):
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         gradients = [p.grad for p in parameters if p.grad is not None]
         scale = self._scale.value if self._scale else 1.0
-        norm = _norm(gradients) / scale
+        norm = self.norm(gradients) / scale
         finite = math.isfinite(norm)
         if finite:
             factor = (min(1.0, self._max_norm / (norm + 1e-6)) if self._max_norm else 1.0) / scale
@@ -100,6 +100,13 @@ class TorchStrategy(ABC):
             self._scale.update(finite)
         self.drop(module, optimizer)
         return norm if finite else math.nan
+
+    def norm(self, gradients: list[Tensor]) -> float:
+        """L2 norm over all parameters and, where they are sharded, over all ranks."""
+        if not gradients:
+            return 0.0
+        total = get_total_norm(gradients)
+        return float(total.full_tensor() if isinstance(total, DTensor) else total)
 
     def update(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """Change the weights by the gradients as they stand."""
@@ -137,11 +144,3 @@ class TorchStrategy(ABC):
         state.load_optimizer_state(inner, optimizer, {k: v for k, v in state_.items() if k not in own})
         if self._scale and own:
             self._scale.load(own)
-
-
-def _norm(gradients: list[Tensor]) -> float:
-    """L2 norm over all parameters and, where they are sharded, over all ranks."""
-    if not gradients:
-        return 0.0
-    total = get_total_norm(gradients)
-    return float(total.full_tensor() if isinstance(total, DTensor) else total)

@@ -12,6 +12,7 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from tk.contracts import Checkpoint
 from tk.errors import TkWarning, UsageError
 from tk.files import TEMPORARY
 from tk_torch import files
@@ -35,6 +36,10 @@ class Saved:
         """Step, cursor, learning-rate factor, callbacks, evaluations, config."""
         found: dict[str, Any] = json.loads((self.path / STATE).read_text(encoding="utf-8"))
         return found
+
+    def checkpoint(self) -> Checkpoint:
+        """What the result of a run tells of it."""
+        return Checkpoint(self.path, self.step, self.state()["progress"]["evals"].get("flat", {}))
 
     def weights(self) -> dict[str, Tensor]:
         """Full trained tensors by parameter name of the scored model."""

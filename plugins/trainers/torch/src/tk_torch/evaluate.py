@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tk.contracts import Batch, Example, Layout, Method, Rows, Session, Step, Strategy, World
+from tk.contracts import Batch, Example, Layout, Method, Rows, Session, Step, World
 from tk_data.evaluate import eval_batches
 from tk_parallel.processes import exchange
 from tk_tensor.collate import reduce_for
@@ -19,7 +19,7 @@ from tk_tensor.given import OF_SAMPLES, Collate, divided
 from tk_torch.assemble import Parts
 from tk_torch.compiled import uncompiled
 from tk_torch.update import to_device
-from tk_torch.window import Outputs, joined_batch, joined_outputs
+from tk_torch.window import Gather, Outputs, joined_batch, joined_outputs
 
 Ratios = dict[str, tuple[float, float]]
 """Name -> (sum, weight) of one example."""
@@ -87,14 +87,17 @@ class Records:
 def evaluate(
     parts: Parts,
     module: nn.Module,
-    strategy: Strategy,
+    gather: Gather,
     session: Session,
     *,
     batch_size: int,
     resamples: int,
     told: Told,
 ) -> Evaluation:
-    """Every held-out example once, over all ranks, without dropout. The same result on every rank."""
+    """Every held-out example once, over all ranks, without dropout. The same result on every rank.
+
+    gather: of the ranks that `session.world` counts.
+    """
     world, seed = session.world, session.seed
     records = Records()
     held: list[tuple[Batch, Sequence[int], Outputs]] = []
@@ -116,15 +119,15 @@ def evaluate(
             if parts.method.scope == "window":
                 held.append((replace(moved, inputs={}), indices, outputs))
                 if len(held) * batch_size * world.size >= WINDOW:
-                    _record_window(records, parts, strategy, world, held)
+                    _record_window(records, parts, gather, world, held)
                     held = []
             elif indices:
                 _record(records, parts, on_cpu(outputs), batch, indices)
         if held:
-            _record_window(records, parts, strategy, world, held)
+            _record_window(records, parts, gather, world, held)
     told("evaluation", done, done)
     parts.training_mode(module)
-    every = exchange(strategy.gather, asdict(records))
+    every = exchange(gather, asdict(records))
     found = sorted((Record(**record) for part in every for record in part["found"]), key=lambda record: record.members)
     coefs = {name: coef for part in every for name, coef in part["coefs"].items()}
     sets = {
@@ -155,18 +158,18 @@ def _record(records: Records, parts: Parts, outputs: Mapping[str, Rows], batch: 
 def _record_window(
     records: Records,
     parts: Parts,
-    strategy: Strategy,
+    gather: Gather,
     world: World,
     held: Sequence[tuple[Batch, Sequence[int], Outputs]],
 ) -> None:
     """Records of examples that see each other, over all ranks, on rank 0."""
     window, members, outputs = zip(*held, strict=True)
-    told = exchange(strategy.gather, {"members": [index for indices in members for index in indices]})
+    told = exchange(gather, {"members": [index for indices in members for index in indices]})
     order = [index for part in told for index in part["members"]]
     weights = [parts.data.eval[index].weights for index in order]
-    joined, _ = joined_outputs(strategy, world, parts.method.passes(window[0]), window, outputs)
+    joined, _ = joined_outputs(gather, world, parts.method.passes(window[0]), window, outputs)
     totals = {name: math.fsum(own[name] for own in weights) for name in weights[0]}
-    batch = joined_batch(strategy, world, window, totals)
+    batch = joined_batch(gather, world, window, totals)
     if world.rank == 0:
         on_host = to_device(batch, "cpu")
         records.add_each(order, parts.method.loss(on_cpu(joined), on_host, reduce_for(on_host)), weights)

@@ -14,13 +14,14 @@ import torch
 from torch import nn
 
 from tk.compose import Plan
-from tk.contracts import Strategy, Window, World
+from tk.contracts import Checkpoint, Strategy, Window, World
 from tk.errors import TkError, UsageError
 from tk_data.examples import ExampleSet
 from tk_torch import files, seeds
 from tk_torch.assemble import Parts
 from tk_torch.checkpoints import Checkpoints, Saved
 from tk_torch.ranks import on_rank_0
+from tk_torch.record import FINAL
 
 FREE = ("output", "report", "trackers", "plugins", "launcher", "evaluators")
 FREE_FIELDS = (
@@ -69,6 +70,10 @@ class Progress:
         self.skipped = self.skipped + 1 if skipped else 0
         self.dropped += skipped
 
+    def checkpoint(self, path: Path) -> Checkpoint:
+        """The checkpoint of this step, as callbacks are told of it."""
+        return Checkpoint(path, self.step, self.evals.get("flat", {}))
+
 
 def save(
     checkpoints: Checkpoints,
@@ -97,6 +102,31 @@ def save(
         return str(checkpoints.write(progress.step, weights, state, streams, json.loads(files.json_text(about))))
 
     return Path(on_rank_0(strategy, world, write))
+
+
+def newest(checkpoints: Checkpoints, plan: Plan, strategy: Strategy, world: World) -> Saved | None:
+    """The checkpoint to go on from, where a run is to go on (train.resume): the newest whole one, of this config.
+
+    Raises UsageError on every rank where there was one, or it is of another config; TkError where a rank does not see it.
+    """
+    folder = checkpoints.folder.parent
+
+    def find() -> str:
+        saved = checkpoints.newest() if plan.config.train.resume else None
+        if plan.config.train.resume and not saved and ((folder / FINAL).exists() or checkpoints.all()):
+            raise UsageError(
+                f"--resume: {folder} has been trained, and there is no whole checkpoint to go on from: train on "
+                "from its weights in another folder (--train.start-from), or delete it first (--output.overwrite)."
+            )
+        if saved:
+            saved.optimizer_file()
+            check_config(saved, plan)
+        return str(saved.path) if saved else ""
+
+    path = on_rank_0(strategy, world, find)
+    if path and not Path(path).is_dir():
+        raise TkError(f"rank {world.rank} does not see {path}: the output folder must be shared.")
+    return Saved(Path(path)) if path else None
 
 
 def restore(

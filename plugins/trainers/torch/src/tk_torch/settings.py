@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from tk.compose import Plan
@@ -13,7 +14,7 @@ class Configured:
 
     def __init__(self, plan: Plan) -> None:
         self.sampling, self.seed, self.steps = plan.config.sampling, plan.config.train.seed, plan.config.train.steps
-        self.rewards = {name: chosen.weight for name, chosen in plan.many("rewards").items()}
+        self.rewards: Mapping[str, float] = {name: chosen.weight for name, chosen in plan.many("rewards").items()}
 
 
 class Unstarted(Configured):

@@ -10,12 +10,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
-from torch import Tensor
-
 from tk.compose import Plan
 from tk.contracts import (
-    Checkpoint,
     Moment,
     OptimizerFactory,
     Schedule,
@@ -26,33 +22,30 @@ from tk.contracts import (
     Window,
     World,
 )
-from tk.errors import TkError, UsageError
-from tk.files import explained
+from tk.errors import TkError
 from tk.inference import uses_of
 from tk.launching import processes
 from tk.scoring import means
 from tk_parallel.processes import exchange, own_device
-from tk_torch import files, precomputed, resume
+from tk_torch import precomputed, resume
 from tk_torch.answers import answers, compared, refusal
 from tk_torch.assemble import assemble, described
 from tk_torch.checkpoints import Checkpoints, Saved
 from tk_torch.compiled import compile_blocks
 from tk_torch.control import Callbacks, Signals
 from tk_torch.evaluate import evaluate
+from tk_torch.final import draw, final_weights, write_final
 from tk_torch.options import TorchOptions
 from tk_torch.precision import computed_in
 from tk_torch.ranks import check_same_run, on_rank_0
 from tk_torch.record import CHECKPOINTS, FINAL, Record, claim, peak_memory, resident_memory
 from tk_torch.resume import Progress
 from tk_torch.seeds import seed_everything
-from tk_torch.session import Running, role_weights
+from tk_torch.session import Running
 from tk_torch.settings import Unstarted
 from tk_torch.speed import Speed
 from tk_torch.start import starting_point
 from tk_torch.update import Sums, Updater, figures
-
-VALUE_HEAD, HEAD = "value_head.safetensors", "v_head.summary"
-"""The file of a value head on another role's module, and what the names of its tensors begin with."""
 
 
 class TorchTrainer:
@@ -101,7 +94,7 @@ class _Run:
 
     def fit(self, signals: Signals) -> TrainResult:
         try:
-            saved = self._newest()
+            saved = resume.newest(self.checkpoints, self.plan, self.strategy, self.world)
             self._assemble(saved)
             with closing(self.session):
                 self._begin(saved)
@@ -113,28 +106,8 @@ class _Run:
                 except TkError as second:  # a full disk, say: it must not hide what failed first
                     error.add_note(str(second))
             raise
-        on_rank_0(self.strategy, self.world, self._report)  # its failure is not the run's
+        on_rank_0(self.strategy, self.world, lambda: draw(self.plan, self.folder))  # its failure is not the run's
         return result
-
-    def _newest(self) -> Saved | None:
-        """The checkpoint to go on from: the newest whole one, of this config."""
-
-        def find() -> str:
-            saved = self.checkpoints.newest() if self.train.resume else None
-            if self.train.resume and not saved and ((self.folder / FINAL).exists() or self.checkpoints.all()):
-                raise UsageError(
-                    f"--resume: {self.folder} has been trained, and there is no whole checkpoint to go on from: train on "
-                    "from its weights in another folder (--train.start-from), or delete it first (--output.overwrite)."
-                )
-            if saved:
-                saved.optimizer_file()
-                resume.check_config(saved, self.plan)
-            return str(saved.path) if saved else ""
-
-        path = on_rank_0(self.strategy, self.world, find)
-        if path and not Path(path).is_dir():
-            raise TkError(f"rank {self.world.rank} does not see {path}: the output folder must be shared.")
-        return Saved(Path(path)) if path else None
 
     def _assemble(self, saved: Saved | None) -> None:
         """Models, data, the wrapped module and what updates it, as the config or a checkpoint has them."""
@@ -170,7 +143,7 @@ class _Run:
             self.progress = Progress(**state["progress"])
             self.callbacks.step = self.progress.step
             self.callbacks.load(state["callbacks"])
-            self.callbacks.on_checkpoint(_checkpoint(saved.path, self.progress))
+            self.callbacks.on_checkpoint(self.progress.checkpoint(saved.path))
 
     @cached_property
     def rows(self) -> str:
@@ -307,7 +280,7 @@ class _Run:
         found = evaluate(
             self.parts,
             self.module,
-            self.strategy,
+            self.strategy.gather,
             self.session,
             batch_size=self.eval.batch_size,
             resamples=self.options.resamples,
@@ -336,7 +309,7 @@ class _Run:
             self.callbacks.state(),
         )
         self.callbacks.save = False
-        self.callbacks.on_checkpoint(_checkpoint(path, self.progress))
+        self.callbacks.on_checkpoint(self.progress.checkpoint(path))
         on_rank_0(self.strategy, self.world, lambda: self.checkpoints.retain(self.callbacks.kept))
 
     def _end(self, interrupted: str) -> TrainResult:
@@ -345,8 +318,8 @@ class _Run:
         finished = progress.step == self.total or bool(self.callbacks.stop)
         samples: list[dict[str, Any]] = []
         if finished:
-            weights = self._final_weights()
-            on_rank_0(self.strategy, self.world, lambda: _write_final(self.folder / FINAL, parts, weights))
+            weights = final_weights(self.plan, parts, self.module, self.strategy)
+            on_rank_0(self.strategy, self.world, lambda: write_final(self.folder / FINAL, parts, weights))
             if self.eval.generate:
                 samples = compared(progress.samples, answers(self.plan, parts, self.session))
         result = TrainResult(
@@ -355,7 +328,7 @@ class _Run:
             metrics=self.metrics,
             evals=progress.evals.get("flat", {}),
             first=progress.first.get("flat", {}),
-            checkpoints=[Checkpoint(path, Saved(path).step, _metrics(path)) for path in self.checkpoints.all()],
+            checkpoints=[Saved(path).checkpoint() for path in self.checkpoints.all()],
             seconds=self.speed.seconds(),
             tokens=progress.tokens,
             peak_memory=peak_memory(self.world.device),
@@ -370,23 +343,6 @@ class _Run:
             self.record.finish(result, self.speed.timings(), evals=evals, samples=samples, no_samples=why)
         return result
 
-    def _final_weights(self) -> Mapping[str, Mapping[str, Tensor]]:
-        """What each tuner writes, by role: gathered, since a process may hold a part of each tensor only."""
-        weights, heads = self.strategy.weights, self.parts.scored.heads_by_role.items()
-        of_heads = {role: dict(weights(head, trainable=True)) for role, head in heads}
-        if "whole-model" not in self.plan.one("tuner").component.spec.supports:
-            return role_weights(self.parts, dict(weights(self.module, trainable=True))) | of_heads
-        modules = {role: self.parts.models[role].module for role in self.parts.tuners}
-        return {role: dict(weights(module, trainable=False)) for role, module in modules.items()} | of_heads
-
-    def _report(self) -> None:
-        settings = self.plan.config.report
-        if settings.html or settings.plot:
-            from tk_report import write_report  # what it draws with is not needed before
-
-            with explained(self.folder / "report.html"):
-                write_report(self.folder, html=settings.html, plot=settings.plot)
-
 
 def _closable(windows: Iterator[Window]) -> Generator[Window]:
     """The iterator with a `close`, so that what runs ahead in the background ends with the loop."""
@@ -395,30 +351,3 @@ def _closable(windows: Iterator[Window]) -> Generator[Window]:
 
 def _every(period: int | None, step: int) -> bool:
     return period is not None and step % period == 0
-
-
-def _checkpoint(path: Path, progress: Progress) -> Checkpoint:
-    return Checkpoint(path, progress.step, progress.evals.get("flat", {}))
-
-
-def _metrics(path: Path) -> Mapping[str, float]:
-    found: Mapping[str, float] = Saved(path).state()["progress"]["evals"].get("flat", {})
-    return found
-
-
-def _write_final(folder: Path, parts: Any, weights: Mapping[str, Any]) -> None:
-    """What each tuner has trained, in the form that peft or transformers opens; other roles in folders of their own.
-
-    A head on another role's module has a file as TRL's models with a value head named it.
-    """
-
-    def fill(into: Path) -> None:
-        for role, tuner in parts.tuners.items():
-            own = into if role == parts.first else into / role
-            own.mkdir(exist_ok=True)
-            tuner.save(parts.models[role], own, weights[role])
-        for role in parts.scored.heads_by_role:
-            (into / role).mkdir()
-            save_file({f"{HEAD}.{n}": value for n, value in weights[role].items()}, into / role / VALUE_HEAD)
-
-    files.write_folder(folder, fill, manifest=False)

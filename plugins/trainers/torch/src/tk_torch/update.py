@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -28,6 +28,12 @@ class Totals:
 
     weights: dict[str, float] = field(default_factory=dict)
     tokens: int = 0
+
+    @classmethod
+    def of(cls, window: Sequence[Batch]) -> Totals:
+        """Of the batches of one rank."""
+        real = [batch for batch in window if not batch.filler]
+        return cls(_added(batch.weights for batch in real), sum(batch.tokens for batch in real))
 
 
 @dataclass
@@ -93,13 +99,8 @@ class Updater:
 
     def totals(self, window: Sequence[Batch]) -> Totals:
         """Weights and tokens of the window over all ranks. Raises TkError where ranks have unequal windows."""
-        real = [batch for batch in window if not batch.filler]
-        own = {
-            "batches": len(window),
-            "weights": _added(batch.weights for batch in real),
-            "tokens": sum(batch.tokens for batch in real),
-        }
-        told = exchange(self._strategy.gather, own)
+        own = Totals.of(window)
+        told = exchange(self._strategy.gather, {"batches": len(window), **asdict(own)})
         counts = [part["batches"] for part in told]
         if min(counts) != max(counts) or not counts[0]:
             raise TkError(f"The ranks have {counts} micro-batches in one window; a source must give each as many.")
@@ -145,8 +146,8 @@ class Updater:
                 kept.append(replace(batch, inputs={}))
                 outputs.append(self._module(batch.inputs, batch.fields, self._method.passes(batch)))
         passes = self._method.passes(window[0])
-        leaves, own = joined_outputs(self._strategy, self._world, passes, window, outputs)
-        joined = joined_batch(self._strategy, self._world, kept, totals.weights, totals.tokens)
+        leaves, own = joined_outputs(self._strategy.gather, self._world, passes, window, outputs)
+        joined = joined_batch(self._strategy.gather, self._world, kept, totals.weights, totals.tokens)
         step = self._method.loss(leaves, joined, reduce_for(joined))
         objective(step, totals.weights).backward()
         for number, waiting in enumerate(window, 1):
