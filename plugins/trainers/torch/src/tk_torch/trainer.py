@@ -31,6 +31,7 @@ from tk.files import explained
 from tk.inference import uses_of
 from tk.launching import processes
 from tk.scoring import means
+from tk_parallel.machines import lost_explained
 from tk_parallel.processes import exchange, own_device
 from tk_torch import files, precomputed, resume
 from tk_torch.answers import answers, compared, refusal
@@ -101,11 +102,8 @@ class _Run:
 
     def fit(self, signals: Signals) -> TrainResult:
         try:
-            saved = self._newest()
-            self._assemble(saved)
-            with closing(self.session):
-                self._begin(saved)
-                result = self._end(self._loop(signals))
+            with lost_explained(self.world):
+                result = self._run(signals)
         except BaseException as error:
             if self.record:
                 try:
@@ -115,6 +113,13 @@ class _Run:
             raise
         on_rank_0(self.strategy, self.world, self._report)  # its failure is not the run's
         return result
+
+    def _run(self, signals: Signals) -> TrainResult:
+        saved = self._newest()
+        self._assemble(saved)
+        with closing(self.session):
+            self._begin(saved)
+            return self._end(self._loop(signals))
 
     def _newest(self) -> Saved | None:
         """The checkpoint to go on from: the newest whole one, of this config."""
