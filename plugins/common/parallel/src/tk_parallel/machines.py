@@ -47,11 +47,20 @@ def _told(store: dist.Store, what: str, rank: int, size: int, value: str) -> lis
 
 
 def outgoing(host: str) -> str:
-    """The address of this machine from which it speaks to `host`. Nothing is sent."""
-    family, kind, protocol, _, address = socket.getaddrinfo(host, 1, type=socket.SOCK_DGRAM)[0]
-    with socket.socket(family, kind, protocol) as asked:
-        asked.connect(address)
-        return str(asked.getsockname()[0])
+    """The address of this machine from which it speaks to `host`, by the first of its addresses that a way leads to.
+
+    Nothing is sent. Raises OSError where there is none.
+    """
+    failure = OSError(f"{host} has no address")
+    for family, kind, protocol, _, address in socket.getaddrinfo(host, 1, type=socket.SOCK_DGRAM):
+        with socket.socket(family, kind, protocol) as asked:
+            try:
+                asked.connect(address)
+            except OSError as error:  # localhost may have an address of IPv6 where there is no IPv6
+                failure = error
+                continue
+            return str(asked.getsockname()[0])
+    raise failure
 
 
 def interface_of(address: str) -> str:
