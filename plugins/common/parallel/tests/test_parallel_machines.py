@@ -79,6 +79,27 @@ def test_a_process_that_is_lost_is_named() -> None:
     assert first.stdout.startswith("Process 0 of 2 cannot go on without process 1 at 127.0.0.1: ")
 
 
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("unbound_buffer.cc:78] Timed out waiting 9ms for recv operation to complete", "another process: Timed out"),
+        (
+            "pair.cc:537] Connection closed by peer [10.9.9.9]:4. This is typically",
+            "one at 10.9.9.9: Connection closed",
+        ),
+        (
+            "pair.cc:537] Read error [fd00::9]:4: Broken pipe. This is typically",
+            "one at fd00::9: Read error: Broken pipe",
+        ),
+    ],
+)
+def test_what_gloo_says_is_told_without_its_files_and_ports(said: str, told: str) -> None:
+    with pytest.raises(TkError) as raised, lost_explained(World(0, 2, "cpu")):
+        raise RuntimeError(f"[/w/third_party/gloo/gloo/transport/tcp/{said} caused by a remote worker.")
+    assert str(raised.value).startswith(f"Process 0 of 2 cannot go on without {told}")
+    assert ".cc" not in str(raised.value)
+
+
 def test_other_failures_stay_what_they_are() -> None:
     with pytest.raises(RuntimeError, match="^shapes differ$"), lost_explained(World(0, 2, "cpu")):
         raise RuntimeError("shapes differ")

@@ -1,4 +1,4 @@
-"""The machines of a run: by which interface its processes speak to one another, and who is told of where one is lost."""
+"""The machines of a run: by which interface its processes speak to one another, and what is told where one is lost."""
 
 from __future__ import annotations
 
