@@ -316,7 +316,7 @@ def test_a_dry_run_tells_the_memory_of_each_process_of_a_launcher(inputs, comman
     head, line = shown.out[shown.out.index("MEMORY OF A PROCESS") :].splitlines()[:2]
     parts = ["TOTAL", "WEIGHTS", "GRADIENTS", "OPTIMIZER", "ACTIVATIONS", "OTHER"]
     assert re.split(" {2,}", head) == ["MEMORY OF A PROCESS", *parts]
-    assert re.fullmatch(r"training step +about( +\d+ MiB){6}", line)
+    assert re.fullmatch(r"training step +about( +[\d,]+ MiB){6}", line)
     memory = json.loads(command(*flags, "--dry-run", "--json").out)["memory"]
     assert memory["total"] == sum(
         memory[part] for part in ("weights", "gradients", "optimizer", "activations", "other")

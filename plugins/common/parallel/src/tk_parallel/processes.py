@@ -19,6 +19,7 @@ from torch import Tensor
 
 from tk.contracts import World
 from tk.errors import TkError, UsageError
+from tk_parallel import machines
 
 _MAX_DIMENSIONS = 8
 _SETTLE = 0.2
@@ -46,8 +47,13 @@ def join(timeout: float, *, always: bool = False) -> World:
     if missing:
         raise UsageError(f"WORLD_SIZE is {size}, but {', '.join(missing)} is not set: start the processes by torchrun.")
     try:
-        dist.init_process_group(backend, timeout=limit)
-    except (dist.DistError, RuntimeError, ValueError) as error:
+        store, rank, _ = next(dist.rendezvous("env://", timeout=limit))
+        store.set_timeout(limit)
+        machines.meet(store, rank, size)
+        dist.init_process_group(
+            backend, store=dist.PrefixStore("default_pg", store), rank=rank, world_size=size, timeout=limit
+        )
+    except (OSError, RuntimeError, ValueError) as error:
         where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         raise TkError(f"The {size} processes of the run did not meet at {where}: {error}") from error
     atexit.register(_destroy)

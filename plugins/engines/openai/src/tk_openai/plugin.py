@@ -14,4 +14,5 @@ def tk_engines() -> Iterable[EngineSpec]:
         config="tk_openai.options:OpenAIOptions",
         summary="Asks an endpoint that speaks OpenAI's protocol.",
         supports=("streaming", "weight-update", "own-template", "penalties", "logit-bias"),
+        elsewhere=("url",),
     )

@@ -26,6 +26,7 @@ from tk.errors import TkError
 from tk.inference import uses_of
 from tk.launching import processes
 from tk.scoring import means
+from tk_parallel.machines import lost_explained
 from tk_parallel.processes import exchange, own_device
 from tk_torch import precomputed, resume
 from tk_torch.answers import answers, compared, refusal
@@ -94,11 +95,8 @@ class _Run:
 
     def fit(self, signals: Signals) -> TrainResult:
         try:
-            saved = resume.newest(self.checkpoints, self.plan, self.strategy, self.world)
-            self._assemble(saved)
-            with closing(self.session):
-                self._begin(saved)
-                result = self._end(self._loop(signals))
+            with lost_explained(self.world):
+                result = self._run(signals)
         except BaseException as error:
             if self.record:
                 try:
@@ -108,6 +106,13 @@ class _Run:
             raise
         on_rank_0(self.strategy, self.world, lambda: draw(self.plan, self.folder))  # its failure is not the run's
         return result
+
+    def _run(self, signals: Signals) -> TrainResult:
+        saved = resume.newest(self.checkpoints, self.plan, self.strategy, self.world)
+        self._assemble(saved)
+        with closing(self.session):
+            self._begin(saved)
+            return self._end(self._loop(signals))
 
     def _assemble(self, saved: Saved | None) -> None:
         """Models, data, the wrapped module and what updates it, as the config or a checkpoint has them."""
