@@ -1,4 +1,4 @@
-"""Runs the slow tests in a listed order while time allows, and says what was left out.
+"""Runs the slow tests in a listed order, two files at once, while time allows, and says what was left out.
 
 SLOW_SECONDS: the time there is (none: all of them). Exit code 1 where a test failed.
 """
@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 ORDER = (
     "plugins/trainers/torch",
@@ -20,6 +21,8 @@ ORDER = (
 
 MARGIN = 90.0
 """Seconds that must be left to begin another file."""
+AT_ONCE = 2
+"""Files that run at the same time."""
 
 
 def slow_files() -> list[str]:
@@ -32,27 +35,36 @@ def slow_files() -> list[str]:
     return sorted(names, key=lambda name: next(i for i, start in enumerate(ORDER) if name.startswith(f"{start}/")))
 
 
+def run(name: str, end: float) -> str:
+    """A file's slow tests, whose output is printed as they end: "", "left out" or "failed"."""
+    left = end - time.monotonic()
+    if left < MARGIN:
+        return "left out"
+    command = [sys.executable, "-m", "pytest", "-m", "slow", "--durations=5", name]
+    try:
+        done = subprocess.run(
+            command,
+            timeout=None if left == float("inf") else left,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+    except subprocess.TimeoutExpired:
+        return "left out"
+    failed = done.returncode not in (0, 5)  # 5: nothing was collected
+    print(f"{name}\n{done.stdout if failed else done.stdout[-400:]}", flush=True)
+    return "failed" if failed else ""
+
+
 def main() -> int:
     end = time.monotonic() + float(os.environ.get("SLOW_SECONDS", "inf"))
-    left_out, failed = [], []
-    for name in slow_files():
-        left = end - time.monotonic()
-        if left < MARGIN:
-            left_out.append(name)
-            continue
-        command = [sys.executable, "-m", "pytest", "-m", "slow", name]
-        try:
-            done = subprocess.run(command, timeout=None if left == float("inf") else left)
-        except subprocess.TimeoutExpired:
-            left_out.append(f"{name} (stopped: no time left)")
-            continue
-        if done.returncode not in (0, 5):  # 5: nothing was collected
-            failed.append(name)
-    for name in left_out:
-        print(f"left out: {name}")
-    for name in failed:
-        print(f"failed: {name}")
-    return 1 if failed else 0
+    names = slow_files()
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        found = dict(zip(names, pool.map(lambda name: run(name, end), names), strict=True))
+    for name, how in found.items():
+        if how:
+            print(f"{how}: {name}")
+    return int("failed" in found.values())
 
 
 if __name__ == "__main__":

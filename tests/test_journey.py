@@ -368,7 +368,7 @@ def _processes(world: int, *args: str | Path) -> None:
     assert [bool("trained " in text) for text in said] == [True] + [False] * (world - 1)
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+@pytest.mark.parametrize("strategy", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])
 def test_two_processes_give_the_weights_of_one(inputs, tmp_path, command, strategy):
     flags: Sequence[str | Path] = (
         *("train", "--model", inputs / "model", "--data", inputs / "rows.jsonl", "--tuner", "full"),

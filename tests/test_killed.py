@@ -46,6 +46,7 @@ def dpo(folder: Path) -> dict[str, Any]:
     return {**config, "train": train, "tuner": tuner, "optim": optim, "eval": {"hold_out": 4, "every": 3}}
 
 
+@pytest.mark.slow
 def test_rollouts_that_were_interrupted_are_made_again_and_trained_on_once(tmp_path: Path) -> None:
     assert len(killed(grpo(tmp_path), tmp_path, f"{FORWARD}:1:3", f"{REWARDS}:1:1")) == 2
 

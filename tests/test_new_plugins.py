@@ -73,12 +73,16 @@ def test_each_is_found(tk):
     "choice",
     [
         ("--losses", "my-loss"),
-        ("--tuner", "my-tuner"),
-        ("--template", "my-template"),
-        ("--optim", "my-optimizer", "--scheduler", "my-scheduler"),
-        ("--callbacks", "my-callback", "--trackers", "my-tracker"),
+        pytest.param(("--tuner", "my-tuner"), id="my-tuner", marks=pytest.mark.slow),
+        pytest.param(("--template", "my-template"), id="my-template", marks=pytest.mark.slow),
+        pytest.param(
+            ("--optim", "my-optimizer", "--scheduler", "my-scheduler"), id="my-optimizer", marks=pytest.mark.slow
+        ),
+        pytest.param(
+            ("--callbacks", "my-callback", "--trackers", "my-tracker"), id="my-callback", marks=pytest.mark.slow
+        ),
         ("--method", "my-method"),
-        ("--strategy", "my-strategy"),
+        pytest.param(("--strategy", "my-strategy"), id="my-strategy", marks=pytest.mark.slow),
     ],
     ids=lambda choice: choice[1],
 )

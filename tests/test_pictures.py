@@ -93,6 +93,7 @@ def test_pairs(place: Path, tmp_path: Path) -> None:
     check_method(made, tmp_path, strategies=("ddp", "fsdp"))
 
 
+@pytest.mark.slow
 def test_scores_of_pairs(place: Path, tmp_path: Path) -> None:
     rows = [
         {"prompt": asked(*p), "chosen": said("y" * (9 - i)), "rejected": said("z" * (i + 1))}
@@ -101,7 +102,14 @@ def test_scores_of_pairs(place: Path, tmp_path: Path) -> None:
     check_method(config(place, tmp_path, rows, method="reward"), tmp_path, strategies=("ddp", "fsdp"))
 
 
-@pytest.mark.parametrize("method", [{"name": "grpo", "kl": 0.1}, {"name": "ppo"}, {"name": "ppo", "critic": "own"}])
+@pytest.mark.parametrize(
+    "method",
+    [
+        {"name": "grpo", "kl": 0.1},
+        pytest.param({"name": "ppo"}, marks=pytest.mark.slow),
+        pytest.param({"name": "ppo", "critic": "own"}, marks=pytest.mark.slow),
+    ],
+)
 def test_online_answers(place: Path, tmp_path: Path, method: dict[str, Any]) -> None:
     rows = [{"messages": asked(*p, text="x" * (i + 1))} for i, p in enumerate(SHOWN)]
     made = config(
@@ -116,6 +124,7 @@ def test_online_answers(place: Path, tmp_path: Path, method: dict[str, Any]) -> 
     check_method(made, tmp_path, strategies=("ddp",))
 
 
+@pytest.mark.slow
 def test_labels(place: Path, tmp_path: Path) -> None:
     rows = [
         {"text": "<image>" * len(p) + "x" * (i + 1), "images": [f"{n}.png" for n in p], "label": i % 2}
@@ -125,6 +134,7 @@ def test_labels(place: Path, tmp_path: Path) -> None:
     check_method(made, tmp_path, strategies=("ddp", "fsdp"))
 
 
+@pytest.mark.slow
 def test_vectors(place: Path, tmp_path: Path) -> None:
     rows = [
         {
@@ -215,6 +225,7 @@ def test_bad_pictures_stop_a_run_or_are_skipped_and_counted(place: Path, tmp_pat
     assert sum(plan["skipped"].values()) == 3
 
 
+@pytest.mark.slow
 def test_videos_among_pictures_and_words(place: Path, tmp_path: Path) -> None:
     pytest.importorskip("av", reason="PyAV is not installed")
     films = write_films(tmp_path)

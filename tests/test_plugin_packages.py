@@ -129,6 +129,7 @@ def make(tmp_path: Path, wheels: Path) -> Make:
     return made
 
 
+@pytest.mark.slow
 def test_a_plugin_is_installed_by_its_short_name_and_says_what_it_brought(make):
     place = make()
     shown = place.tk("plugins", "install", "good@1.0", "--dry-run")
@@ -154,6 +155,7 @@ def test_nobody_is_asked_where_nobody_can_answer(make):
     assert place.version("tk-plugin-good") == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("plugin", "reason"),
     [("greedy", "acme-lib>=2"), ("torchy", "torch>=99")],
@@ -209,6 +211,7 @@ def test_a_wrong_name_is_one_message(word, message, make):
     assert "Traceback" not in said
 
 
+@pytest.mark.slow
 def test_a_broken_plugin_is_told_when_it_is_installed_and_removed_like_any_other(make):
     place = make()
     said = place.tk("plugins", "install", "broken", "--yes", code=1)
@@ -224,6 +227,7 @@ def test_one_that_ends_every_process_that_loads_it_is_removed(make):
     assert place.tk("rewards", "list")
 
 
+@pytest.mark.slow
 def test_removing_says_who_needs_it_and_refuses_what_is_no_plugin(make):
     place = make("acme-lib==1.0", "tk-plugin-good==1.0", "tk-plugin-upper")
     assert "acme-lib is no tk plugin" in place.tk("plugins", "uninstall", "acme-lib", "--yes", code=2)
@@ -264,6 +268,7 @@ def test_one_without_a_record_of_its_files_is_found_no_more_and_what_is_left_is_
     assert "tk-plugin-broken" not in place.tk("plugins", "list")
 
 
+@pytest.mark.slow
 def test_a_manifest_restores_what_it_names(make, tmp_path, wheels):
     place = make("acme-lib==1.0", "tk-plugin-good==1.0", str(wheel(wheels, "tk_plugin_upper-1.0")))
     lines = place.tk("plugins", "list", "--freeze")
@@ -317,6 +322,7 @@ def needed_by(project: Path) -> list[Distribution]:
     return list(found.values())
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(UV is None, reason="uv is not installed")
 def test_uv_does_it_where_there_is_no_pip(wheels, tmp_path):
     """An environment as uv makes them: the kernel and what it needs, without pip."""

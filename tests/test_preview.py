@@ -134,6 +134,7 @@ def test_a_talk_keeps_its_pictures(place: Path, monkeypatch: pytest.MonkeyPatch)
     assert second.ids[-len(marks.ids) + marks.media[0].start :] == list(marks.ids[marks.media[0].start :])
 
 
+@pytest.mark.slow
 def test_chat_takes_videos(place: Path, tmp_path: Path) -> None:
     pytest.importorskip("av", reason="PyAV is not installed")
     film = write_films(tmp_path)["a"]

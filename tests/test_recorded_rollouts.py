@@ -19,7 +19,7 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", ["grpo", *(pytest.param(n, marks=pytest.mark.slow) for n in METHODS if n != "grpo")])
 def test_neither_processes_nor_accumulation_nor_the_strategy_change_anything(name: str, tmp_path: Path) -> None:
     tuner, method = METHODS[name]
     config = online_config(

@@ -24,6 +24,9 @@ from safetensors import safe_open
 ROOT = Path(__file__).parents[1]
 EXAMPLES = sorted(path.parent for path in (ROOT / "examples" / "plugins").glob("*/pyproject.toml"))
 
+QUICK = ("acme-tk-poly", "acme-tk-length")
+"""Packages whose own tests are run by default."""
+
 COMPONENTS = [
     ("models", "acme", "acme-tk-model"),
     ("models", "internvl", "acme-tk-internvl"),
@@ -189,7 +192,13 @@ def test_no_plugin_is_broken_or_warned_about(environment):
         assert not rows[folder.name].get("notes")
 
 
-@pytest.mark.parametrize("folder", EXAMPLES, ids=lambda folder: folder.name)
+@pytest.mark.parametrize(
+    "folder",
+    [
+        pytest.param(folder, id=folder.name, marks=[] if folder.name in QUICK else pytest.mark.slow)
+        for folder in EXAMPLES
+    ],
+)
 def test_a_packages_own_tests_pass(folder, environment, tmp_path):
     shutil.copytree(folder, tmp_path / folder.name)
     environment.run("python", "-m", "pytest", "-q", "-p", "no:cacheprovider", cwd=tmp_path / folder.name)

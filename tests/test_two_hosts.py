@@ -156,7 +156,7 @@ def test_each_host_has_its_own_network_and_name(hosts: Sequence[Host]) -> None:
     ("way", "meeting", "strategy", "tuner"),
     [
         pytest.param("environment", NAMES[0], "ddp", "lora", id="environment-ddp-lora"),
-        pytest.param("torchrun", ADDRESSES[0], "fsdp", "full", id="torchrun-fsdp-full"),
+        pytest.param("torchrun", ADDRESSES[0], "fsdp", "full", id="torchrun-fsdp-full", marks=pytest.mark.slow),
     ],
 )
 def test_a_run_on_two_hosts_is_that_of_one_process(

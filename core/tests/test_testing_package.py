@@ -72,17 +72,31 @@ def test_a_sound_package_passes_with_a_test_for_each_thing_it_declares(tmp_path)
     ("change", "message"),
     [
         ({"plugin": "import no_such_module_here"}, "it needs the package 'no_such_module_here'"),
-        ({"plugin": PLUGIN.replace("tk_rewards", "tk_reward")}, "tk_reward is no hook here"),
+        pytest.param(
+            {"plugin": PLUGIN.replace("tk_rewards", "tk_reward")}, "tk_reward is no hook here", marks=pytest.mark.slow
+        ),
         ({"plugin": "print('hello')\n" + PLUGIN}, "loads FAILED"),
-        ({"plugin": "raise SystemExit(3)"}, "is broken: SystemExit: 3"),
+        pytest.param({"plugin": "raise SystemExit(3)"}, "is broken: SystemExit: 3", marks=pytest.mark.slow),
         ({"options": OPTIONS.replace('doc("Words.", gt=0)', "None")}, "option 'target' has no text"),
-        ({"options": OPTIONS.replace("= 20", "= 0")}, "the default 0 of 'target' is not valid"),
-        ({"options": OPTIONS.replace("frozen=True", "frozen=False")}, "Options is not frozen"),
-        ({"options": "import sqlite3, tomllib, numpy\n" + OPTIONS}, "imports numpy"),
+        pytest.param(
+            {"options": OPTIONS.replace("= 20", "= 0")},
+            "the default 0 of 'target' is not valid",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            {"options": OPTIONS.replace("frozen=True", "frozen=False")}, "Options is not frozen", marks=pytest.mark.slow
+        ),
+        pytest.param(
+            {"options": "import sqlite3, tomllib, numpy\n" + OPTIONS}, "imports numpy", marks=pytest.mark.slow
+        ),
         ({"reward": REWARD.replace("__call__(self, batch)", "__call__(self)")}, "does not take __call__"),
-        ({"reward": REWARD.replace("__call__", "score")}, "it has no method __call__"),
-        ({"reward": REWARD.replace("class Length", "class Width")}, "cannot be loaded from"),
-        ({"plugin": PLUGIN.replace('"Short."', '""')}, "has no summary"),
+        pytest.param(
+            {"reward": REWARD.replace("__call__", "score")}, "it has no method __call__", marks=pytest.mark.slow
+        ),
+        pytest.param(
+            {"reward": REWARD.replace("class Length", "class Width")}, "cannot be loaded from", marks=pytest.mark.slow
+        ),
+        pytest.param({"plugin": PLUGIN.replace('"Short."', '""')}, "has no summary", marks=pytest.mark.slow),
     ],
 )
 def test_each_fault_is_named(tmp_path, change, message):

@@ -170,7 +170,7 @@ def test_a_run_on_one_class_does_not_begin(config: dict[str, Any], tmp_path: Pat
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("tuner", ["full", "lora"])
+@pytest.mark.parametrize("tuner", [pytest.param("full", marks=pytest.mark.slow), "lora"])
 def test_it_trains_the_same_however_it_is_spread(config: dict[str, Any], tuner: str, tmp_path: Path) -> None:
     check_method({**config, "tuner": {"name": tuner}}, tmp_path, strategies=("ddp", "fsdp"))
 
@@ -181,7 +181,9 @@ OTHERS: dict[str, tuple[list[Any], Any]] = {
 }
 
 
-@pytest.mark.parametrize(("name", "tuner"), [("multi-label", "lora"), ("regression", "full")])
+@pytest.mark.parametrize(
+    ("name", "tuner"), [pytest.param("multi-label", "lora", marks=pytest.mark.slow), ("regression", "full")]
+)
 def test_the_other_labels_train_the_same_and_are_saved_plainly(name: str, tuner: str, tmp_path: Path) -> None:
     labels, problem = OTHERS[name]
     rows = [{"text": "ab" * i, "label": labels[i % 4]} for i in range(1, 9)]

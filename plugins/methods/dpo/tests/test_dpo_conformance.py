@@ -25,6 +25,7 @@ def test_with_the_adapter_switched_off(config, tmp_path):
     check_method({**config, "tuner": {"name": "lora", "rank": 2}}, tmp_path, strategies=("ddp", "fsdp"))
 
 
+@pytest.mark.slow
 def test_with_a_frozen_copy(config, tmp_path):
     check_method({**config, "tuner": {"name": "full"}}, tmp_path, strategies=("ddp", "fsdp"))
 

@@ -74,7 +74,7 @@ def config(tmp_path: Path) -> dict[str, Any]:
     return tiny_run(tmp_path, rows, method="embedding", losses={"info-nce": {"dims": [8, 32]}})
 
 
-@pytest.mark.parametrize("tuner", ["full", "lora"])
+@pytest.mark.parametrize("tuner", [pytest.param("full", marks=pytest.mark.slow), "lora"])
 def test_it_trains_the_same_however_it_is_spread(config: dict[str, Any], tuner: str, tmp_path: Path) -> None:
     check_method({**config, "tuner": {"name": tuner}}, tmp_path, strategies=("ddp", "fsdp"))
 
@@ -108,6 +108,7 @@ def test_the_command_writes_the_vectors(config: dict[str, Any], tmp_path: Path) 
     assert [row["origin"].rpartition(":")[2] for row in found] == ["1", "2"]
 
 
+@pytest.mark.slow
 def test_held_out_figures_are_of_all_rows_whatever_fits_into_a_forward(config: dict[str, Any], tmp_path: Path) -> None:
     held = [{"anchor": "ab" * i + "c", "positive": "ca" * i, "negatives": ["fe" * i] * (i % 2)} for i in range(1, 8)]
     (tmp_path / "held.jsonl").write_text("".join(json.dumps(row) + "\n" for row in held))

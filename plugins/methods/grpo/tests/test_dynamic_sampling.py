@@ -79,7 +79,7 @@ def test_the_data_is_passed_over_again_where_it_does_not_suffice(inputs: Path, t
 
 
 @pytest.mark.parametrize("options", [{}, {"steps_per_rollout": 2, "iterations": 2}])
-@pytest.mark.parametrize("step", [1, 3])
+@pytest.mark.parametrize("step", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_a_stopped_run_goes_on_bit_by_bit(inputs: Path, tmp_path: Path, options: dict[str, Any], step: int) -> None:
     method = {"name": "dapo", "resample": 3, **options}
     whole = config_of(inputs, tmp_path / "whole", 6, method=method, callbacks={"interrupt": {"step": 99}})
@@ -92,6 +92,7 @@ def test_a_stopped_run_goes_on_bit_by_bit(inputs: Path, tmp_path: Path, options:
     assert samples(tmp_path / "whole") == samples(tmp_path / "part")
 
 
+@pytest.mark.slow
 def test_it_trains_the_same_however_it_is_spread(inputs: Path, tmp_path: Path) -> None:
     config = config_of(inputs, tmp_path / "run", 2, eval={"hold_out": 3}, method={"name": "dapo", "resample": 3})
     del config["output"]

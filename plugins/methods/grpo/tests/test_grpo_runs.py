@@ -33,7 +33,9 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-@pytest.mark.parametrize("method", ["grpo", "dapo", "rloo"])
+@pytest.mark.parametrize(
+    "method", ["grpo", pytest.param("dapo", marks=pytest.mark.slow), pytest.param("rloo", marks=pytest.mark.slow)]
+)
 def test_a_tiny_model_learns_from_rewards(tmp_path: Path, method: str) -> None:
     config = config_of(
         online_inputs(tmp_path, prompts=148),
@@ -55,8 +57,8 @@ def test_a_tiny_model_learns_from_rewards(tmp_path: Path, method: str) -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        {"name": "grpo"},
-        {"name": "grpo", "kl": 0.1},
+        pytest.param({"name": "grpo"}, marks=pytest.mark.slow),
+        pytest.param({"name": "grpo", "kl": 0.1}, marks=pytest.mark.slow),
         {"name": "grpo", "steps_per_rollout": 2, "iterations": 2, "kl": 0.1},
     ],
 )

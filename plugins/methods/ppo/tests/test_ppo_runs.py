@@ -122,7 +122,7 @@ def _gae(rewards: Tensor, values: Tensor, gamma: float, lam: float) -> Tensor:
     )
 
 
-@pytest.mark.parametrize("critic", ["shared", "own"])
+@pytest.mark.parametrize("critic", [pytest.param("shared", marks=pytest.mark.slow), "own"])
 def test_a_tiny_model_learns_from_rewards(inputs: Path, tmp_path: Path, critic: str) -> None:
     config = config_of(
         inputs,
@@ -142,7 +142,7 @@ def test_a_tiny_model_learns_from_rewards(inputs: Path, tmp_path: Path, critic: 
 
 
 @pytest.mark.parametrize("critic", ["shared", "own"])
-@pytest.mark.parametrize("tuner", ["full", "lora"])
+@pytest.mark.parametrize("tuner", [pytest.param("full", marks=pytest.mark.slow), "lora"])
 def test_a_stopped_run_goes_on_bit_by_bit(inputs: Path, tmp_path: Path, critic: str, tuner: str) -> None:
     sections = {"method": {"name": "ppo", "critic": critic, "iterations": 3}, "tuner": {"name": tuner}}
     whole = config_of(inputs, tmp_path / "whole", **sections)
@@ -160,7 +160,7 @@ def test_a_stopped_run_goes_on_bit_by_bit(inputs: Path, tmp_path: Path, critic: 
     assert (tmp_path / "part/samples.jsonl").read_text() == (tmp_path / "whole/samples.jsonl").read_text()
 
 
-@pytest.mark.parametrize("critic", ["shared", "own"])
+@pytest.mark.parametrize("critic", ["shared", pytest.param("own", marks=pytest.mark.slow)])
 def test_it_trains_the_same_however_it_is_spread(inputs: Path, tmp_path: Path, critic: str) -> None:
     config = config_of(
         inputs,

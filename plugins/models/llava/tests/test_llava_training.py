@@ -40,6 +40,7 @@ def config(made: Any, folder: Path, **sections: Any) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 def test_all_weights_on_one_and_two_processes(made: Any, tmp_path: Path) -> None:
     strategies = {"llava": ["ddp"], "llava_next": ["fsdp"]}.get(made.kind, ["ddp", "fsdp"])
     check_method(config(made, tmp_path, tuner="full"), tmp_path, strategies=strategies)

@@ -14,6 +14,7 @@ from tk_qwen_vl.family import QwenVL
 from tk_qwen_vl.options import QwenVLOptions
 
 
+@pytest.mark.slow
 def test_limits_on_pixels_change_tokens_and_tensors_alike(made: Any, tmp_path: Path) -> None:
     (file,) = write_pictures(tmp_path, ((640, 480),))
     lengths = {}

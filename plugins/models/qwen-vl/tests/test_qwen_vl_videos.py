@@ -30,6 +30,7 @@ def films(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, str]:
     return write_films(tmp_path_factory.mktemp("films"))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not TORCHVISION.is_dir(), reason="torchvision is not installed beside the packages")
 def test_ids_tensors_positions_and_log_probs(made: Any, films: Mapping[str, str]) -> None:
     samples = conversations_with_videos(films, str(made.folder / "0.png"))

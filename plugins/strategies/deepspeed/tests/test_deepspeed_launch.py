@@ -29,6 +29,7 @@ def config(folder: Path, **sections: Any) -> dict[str, Any]:
     return tiny_run(folder, rows, **{"strategy": strategy, "output": str(folder / "run"), **sections})
 
 
+@pytest.mark.slow
 @needs
 def test_one_process_too_is_started_with_the_environment_that_deepspeed_needs(tmp_path: Path) -> None:
     result = tk.train(config(tmp_path))

@@ -60,6 +60,7 @@ def test_a_run_is_read_back_and_a_resumed_one_is_the_same(python, tmp_path, uri)
     assert [4, 1.5] in found["figures"]["result/loss"]
 
 
+@pytest.mark.slow
 def test_runs_share_an_experiment_and_a_failed_one_is_failed(python, tmp_path, uri):
     run(build(python, tmp_path, uri, name="one")).finish(result(tmp_path))
     tracker = run(build(python, tmp_path, uri, name="two"))
@@ -70,6 +71,7 @@ def test_runs_share_an_experiment_and_a_failed_one_is_failed(python, tmp_path, u
     assert {one["experiment"] for one in found.values()} == {"birds"}
 
 
+@pytest.mark.slow
 def test_a_long_config_is_cut_into_what_it_takes(python, tmp_path, uri):
     tracker = build(python, tmp_path, uri)
     config = CONFIG | {"data": {f"option{i}": "x" * 7000 for i in range(150)}}

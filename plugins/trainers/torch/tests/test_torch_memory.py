@@ -99,8 +99,13 @@ def test_a_copy_as_reference_counts_until_it_is_let_go(planned: Planned, folder:
     "sections",
     [
         {"method": "grpo", "rewards": "format", "sampling": {"n": 4, "max_tokens": 64}},
-        {"method": {"name": "ppo", "critic": "own"}, "rewards": "format", "sampling": {"max_tokens": 64}},
-        {"method": {"name": "ppo", "critic": "shared"}, "rewards": "format", "sampling": {"max_tokens": 64}},
+        *(
+            pytest.param(
+                {"method": {"name": "ppo", "critic": critic}, "rewards": "format", "sampling": {"max_tokens": 64}},
+                marks=pytest.mark.slow,
+            )
+            for critic in ("own", "shared")
+        ),
     ],
 )
 def test_methods_that_generate_are_told_with_their_longest_answers(
@@ -161,6 +166,7 @@ def test_the_peak_of_a_process_is_its_own() -> None:
     assert 50 * MIB < int(out) < 900 * MIB
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rows", "sections"),
     [

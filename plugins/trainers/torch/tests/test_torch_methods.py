@@ -82,8 +82,13 @@ def _config(
 
 @pytest.mark.parametrize(
     ("world", "strategy", "micro", "batch"),
-    [(1, "ddp", 8, 7), (1, "ddp", 2, 7), (2, "ddp", 2, 7), (2, "fsdp", 2, 7), (2, "ddp", 1, 3)],
-    ids=["one", "one-accumulated", "two-ddp", "two-fsdp", "two-with-filler"],
+    [
+        pytest.param(1, "ddp", 8, 7, id="one", marks=pytest.mark.slow),
+        pytest.param(1, "ddp", 2, 7, id="one-accumulated", marks=pytest.mark.slow),
+        pytest.param(2, "ddp", 2, 7, id="two-ddp"),
+        pytest.param(2, "fsdp", 2, 7, id="two-fsdp", marks=pytest.mark.slow),
+        pytest.param(2, "ddp", 1, 3, id="two-with-filler", marks=pytest.mark.slow),
+    ],
 )
 def test_training_equals_a_plain_float64_loop(
     checkpoints: Path, tmp_path: Path, world: int, strategy: str, micro: int, batch: int
