@@ -65,7 +65,8 @@ class Asking:
         asked = self._of(prompt, tools, adapter, sampling)
         lacking = [(word, name) for word, name in asked.needs.items() if word not in self._supports]
         for word, name in lacking:
-            raise UsageError(f"sampling.{name}: the engine does not support {word!r}: {CAPABILITIES[word].text}.")
+            field = f"sampling.{name}" if hasattr(sampling, name) else name
+            raise UsageError(f"{field}: the engine does not support {word!r}: {CAPABILITIES[word].text}.")
         return asked
 
     def _of(self, prompt: Prompt, tools: Sequence[Mapping[str, Any]], adapter: str, sampling: Sampling) -> Request:

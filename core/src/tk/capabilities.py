@@ -46,6 +46,7 @@ CAPABILITIES: dict[str, Capability] = {
     "model-logprobs": Capability(
         "log-probabilities of the model itself can be had, whatever distribution is sampled", ("engines",)
     ),
+    "media": Capability("prompts may have pictures, videos and sound in them", ("engines",)),
     "own-template": Capability("conversations are answered by a template of the engine's own", ("engines",)),
     "sleep": Capability("memory can be let go between requests", ("engines",)),
     "weight-update": Capability("weights can be replaced while it runs", ("engines",)),

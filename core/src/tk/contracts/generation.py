@@ -40,7 +40,13 @@ class Request:
     @property
     def needs(self) -> Mapping[str, str]:
         """What is asked for that not every engine can: capability -> the field that asks for it."""
-        own = {"prompt-logprobs": "prompt_logps", "model-logprobs": "model_logps", "own-template": "messages"}
+        own = {
+            "prompt-logprobs": "prompt_logps",
+            "model-logprobs": "model_logps",
+            "own-template": "messages",
+            "media": "media",
+            "adapters": "adapter",
+        }
         return {**{word: name for word, name in own.items() if getattr(self, name)}, **self.sampling.needs}
 
 

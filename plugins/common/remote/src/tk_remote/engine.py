@@ -60,7 +60,7 @@ class Remote(Base):
     def add(self, request: Request) -> int:
         limit = checked(request, self.model)
         if request.media:
-            raise UsageError(f"The engine {self._name} takes text only so far: use the engine transformers.")
+            raise UsageError(f"The engine {self._name} takes text only: use the engine transformers.")
         if request.prompt_logps or request.model_logps:
             raise UsageError(f"The engine {self._name} tells log-probs of what it samples only.")
         stop_ids, texts = stops(request, self.model)

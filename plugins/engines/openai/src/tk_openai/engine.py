@@ -77,8 +77,6 @@ class OpenAIEngine(Base):
             if self.model is None:
                 raise UsageError("A further engine is asked by messages: there is no model whose tokens it could take.")
             checked(request, self.model)
-            if request.media or request.adapter:
-                raise UsageError("An endpoint is sent text, without pictures and without the name of an adapter.")
         key = next(self._keys)
         asked = self._asked[key] = _Asked(request, request.sampling.n)
         asked.task = asyncio.run_coroutine_threadsafe(self._ask(key, request), self._loop)

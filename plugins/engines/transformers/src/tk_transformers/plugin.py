@@ -18,6 +18,7 @@ def tk_engines() -> Iterable[EngineSpec]:
             "shared-module",
             "weight-update",
             "adapters",
+            "media",
             "sleep",
             "penalties",
             "min-p",
