@@ -64,8 +64,10 @@ def test_it_gives_the_tokens_of_transformers(base: Path, url: str) -> None:
         theirs = [each[0] for each in there.generate(asked, **sampling)]
         pieces = list(there.stream(asked[0], **sampling))
     assert [c.ids for c in theirs] == [c.ids for c in ours]
-    assert [c.text for c in theirs] == [c.text for c in ours]
+    whole = [c.text.replace("\ufffd", "") for c in ours]  # what is no whole character is not told by vLLM
+    assert [c.text.replace("\ufffd", "") for c in theirs] == whole
     assert [c.finish_reason for c in theirs] == [c.finish_reason for c in ours]
     for a, b in zip(ours, theirs, strict=True):
         assert b.logps == pytest.approx(a.logps, abs=1e-3)
-    assert "".join(piece.text for piece in pieces) == ours[0].text
+    assert "".join(piece.text for piece in pieces).replace("\ufffd", "") == whole[0]
+    assert tuple(token for piece in pieces for token in piece.ids) == ours[0].ids
