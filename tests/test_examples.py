@@ -43,6 +43,7 @@ def test_the_cells_of_the_notebook_run_in_their_order(inputs, tmp_path):
     assert json.loads((tmp_path / "runs/notebook/run.json").read_text())["status"] == "finished"
 
 
+@pytest.mark.slow
 def test_a_sweep_is_four_runs_and_the_best_of_them(inputs, tmp_path):
     pytest.importorskip("optuna")
     given = ("--model", inputs / "model", "--data", inputs / "rows.jsonl", "--steps", "2", "--output", "sweep")

@@ -83,6 +83,7 @@ def test_sft(place: Path, tmp_path: Path) -> None:
     check_method(config(place, tmp_path, rows), tmp_path, strategies=("ddp", "fsdp"))
 
 
+@pytest.mark.slow
 def test_pairs(place: Path, tmp_path: Path) -> None:
     rows = [
         {"prompt": asked(*p, text="x" * (9 * i + 1)), "chosen": said("y" * (9 - i)), "rejected": said("z" * (i + 1))}

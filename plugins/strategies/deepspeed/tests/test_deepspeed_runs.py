@@ -93,7 +93,7 @@ def alone(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Alone:
 @pytest.mark.parametrize(
     ("world", "names", "cases"),
     [
-        (2, ("zero2", "zero3"), ("sft-lora", "dpo-full")),
+        (2, ("zero3",), ("sft-lora",)),
         *(pytest.param(w, tuple(STRATEGIES), tuple(CASES), marks=pytest.mark.slow) for w in (1, 2, 4)),
     ],
 )

@@ -25,7 +25,7 @@ def test_training_equals_a_plain_loop_and_goes_on_from_what_was_saved(tmp_path: 
         assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
-@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("precision", ["bf16", pytest.param("fp16", marks=pytest.mark.slow)])
 def test_lower_precision_keeps_weights_and_float_inputs_in_single_precision(tmp_path: Path, precision: str) -> None:
     run_processes(SCRIPT, precision, str(tmp_path), "save", world=2)
     assert all(value.dtype == torch.float32 for value in load_file(tmp_path / "weights").values())
