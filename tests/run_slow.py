@@ -19,6 +19,8 @@ ORDER = (
 )
 """What matters most first; a test that several of these hold is run once."""
 
+LAST = ("tests/test_learning.py", "tests/test_serving_soak.py")
+"""What takes most of an hour, after everything else."""
 MARGIN = 90.0
 """Seconds that must be left to begin another file."""
 AT_ONCE = 2
@@ -32,7 +34,8 @@ def slow_files() -> list[str]:
     )
     lines = [line.partition(":")[0] for line in listed.stdout.splitlines()]  # "path: count" or "path::test"
     names = dict.fromkeys(line for line in lines if line.endswith(".py"))
-    return sorted(names, key=lambda name: next(i for i, start in enumerate(ORDER) if name.startswith(f"{start}/")))
+    places = {name: next(i for i, start in enumerate(ORDER) if name.startswith(f"{start}/")) for name in names}
+    return sorted(names, key=lambda name: (name in LAST, places[name]))
 
 
 def run(name: str, end: float) -> str:
