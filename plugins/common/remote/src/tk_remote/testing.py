@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
+import tempfile
 import venv
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,12 +20,17 @@ def environment(root: Path, name: str, *steps: Sequence[str]) -> str:
     if given:
         return given
     folder = root / f".venv-{name}"
-    python, whole = folder / "bin" / "python", folder / "whole"
-    if not whole.exists():
-        venv.create(folder, with_pip=True, clear=True)
-        for step in steps:
-            done = subprocess.run([str(python), "-m", "pip", *step, "-q"], capture_output=True, text=True)
-            if done.returncode:
-                raise RuntimeError(f"{folder} could not be made: pip {' '.join(step)}\n{done.stdout}{done.stderr}")
-        whole.touch()
-    return str(python)
+    with Path(tempfile.gettempdir(), f"tk{folder.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # other tests, in other processes, want it as well
+        if not (folder / "whole").exists():
+            _make(folder, steps)
+            (folder / "whole").touch()
+    return str(folder / "bin" / "python")
+
+
+def _make(folder: Path, steps: Sequence[Sequence[str]]) -> None:
+    venv.create(folder, with_pip=True, clear=True)
+    for step in steps:
+        done = subprocess.run([folder / "bin" / "python", "-m", "pip", *step, "-q"], capture_output=True, text=True)
+        if done.returncode:
+            raise RuntimeError(f"{folder} could not be made: pip {' '.join(step)}\n{done.stdout}{done.stderr}")
