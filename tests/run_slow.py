@@ -6,6 +6,7 @@ SLOW_SECONDS: the time there is (none: all of them). Exit code 1 where a test fa
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -44,18 +45,17 @@ def run(name: str, end: float) -> str:
     if left < MARGIN:
         return "left out"
     command = [sys.executable, "-m", "pytest", "-m", "slow", "--durations=5", name]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
     try:
-        done = subprocess.run(
-            command,
-            timeout=None if left == float("inf") else left,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        said, _ = process.communicate(timeout=None if left == float("inf") else left)
     except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)  # what the tests have started as well
+        process.wait()
         return "left out"
-    failed = done.returncode not in (0, 5)  # 5: nothing was collected
-    print(f"{name}\n{done.stdout if failed else done.stdout[-400:]}", flush=True)
+    failed = process.returncode not in (0, 5)  # 5: nothing was collected
+    print(f"{name}\n{said if failed else said[-400:]}", flush=True)
     return "failed" if failed else ""
 
 
