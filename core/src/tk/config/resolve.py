@@ -12,6 +12,7 @@ from typing import Any, get_args, get_origin
 import msgspec
 
 from tk.config.options import Option, accepts, options_of, type_name
+from tk.config.secret import published
 from tk.config.sections import (
     FIXED,
     KEPT,
@@ -59,7 +60,10 @@ class Chosen:
 
 @dataclass(frozen=True)
 class Config:
-    """A run's resolved config. `tree` is all of it as plain values, as saved in config.yaml."""
+    """A run's resolved config. `tree` is all of it as plain values, as saved in config.yaml.
+
+    secrets: paths of what is set in options that hold secrets.
+    """
 
     model: ModelSection
     data: DataSection
@@ -75,6 +79,12 @@ class Config:
     groups: Mapping[str, Mapping[str, Chosen]]
     tree: Mapping[str, Any] = field(repr=False)
     origins: Mapping[Key, str] = field(repr=False)
+    secrets: frozenset[Key] = frozenset()
+
+    @property
+    def published(self) -> dict[str, Any]:
+        """The tree as others may see it, without what is secret."""
+        return published(self.tree, self.secrets)
 
 
 @dataclass(frozen=True)
@@ -123,6 +133,7 @@ class Resolver:
         self.registry = registry
         self.sections = sections_of(registry)
         self.tree = Tree()
+        self._secrets: set[Key] = set()
         kinds = chosen_kinds(registry)
         one = {"model": KEPT, **{s: () for s, selects in kinds.items() if selects == "one"}}
         several = [s for s, selects in kinds.items() if selects != "one"]
@@ -261,7 +272,15 @@ class Resolver:
         chosen = {section: self._given(one, chosen) for section, one in chosen.items()}
         groups = {s: {key: self._given(one, chosen) for key, one in group.items()} for s, group in groups.items()}
         tree = msgspec.to_builtins(out)
-        return Config(**fixed, family=family, chosen=chosen, groups=groups, tree=tree, origins=dict(self.tree.origins))
+        return Config(
+            **fixed,
+            family=family,
+            chosen=chosen,
+            groups=groups,
+            tree=tree,
+            origins=dict(self.tree.origins),
+            secrets=frozenset(self._secrets),
+        )
 
     def _given(self, one: Chosen, chosen: Mapping[str, Chosen]) -> Chosen:
         """`one` with what its spec uses of other sections. Raises ConfigError where nothing is chosen there."""
@@ -311,6 +330,8 @@ class Resolver:
         for name, option in known.items():
             if node.get(name) is not None:
                 values[name] = self._convert((*path, name), option.annotated, node[name])
+                if option.secret:
+                    self._secrets.add((*path, name))
             elif name in node and accepts(option.type, type(None)):
                 values[name] = None
             elif option.required:
