@@ -211,6 +211,14 @@ def test_a_wrong_name_is_one_message(word, message, make):
     assert "Traceback" not in said
 
 
+def test_a_folder_whose_project_is_being_written_is_one_message(make, tmp_path):
+    folder = package(tmp_path / "mine", "tk-plugin-mine", "0.1", "tk-kernel")
+    (folder / "pyproject.toml").write_text('[project]\nname = "tk-plugin-mi\n')
+    said = make().tk("plugins", "install", f"{folder}/", "--yes", code=2)
+    assert f"{folder}/: {folder}/pyproject.toml cannot be read: Illegal character" in said
+    assert "Traceback" not in said
+
+
 @pytest.mark.slow
 def test_a_broken_plugin_is_told_when_it_is_installed_and_removed_like_any_other(make):
     place = make()

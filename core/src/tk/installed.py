@@ -13,10 +13,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from importlib.metadata import Distribution, distributions
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlparse
 
-from packaging.requirements import Requirement
+from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
+
+from tk.errors import TkError
 
 GROUP = "tk"
 KERNEL = "tk-kernel"
@@ -32,14 +35,30 @@ def is_plugin(found: Distribution) -> bool:
 
 
 def requirements(found: Distribution) -> list[Requirement]:
-    """What it depends on here: markers decided, extras left out."""
-    every = (Requirement(line) for line in found.requires or ())
-    return [r for r in every if r.marker is None or r.marker.evaluate({"extra": ""})]
+    """What it depends on here: markers decided, extras left out, and what cannot be read (`unreadable`)."""
+    return [r for r in _every(found) if r.marker is None or r.marker.evaluate({"extra": ""})]
 
 
 def optional(found: Distribution) -> list[Requirement]:
     """What its extras bring."""
-    return [r for r in map(Requirement, found.requires or ()) if r.marker is not None and "extra" in str(r.marker)]
+    return [r for r in _every(found) if r.marker is not None and "extra" in str(r.marker)]
+
+
+def unreadable(found: Distribution) -> list[str]:
+    """What is said of each of its requirements that is none by the rules of today, as old packages have them."""
+    lines = [line for line in found.requires or () if _read(line) is None]
+    return [f"its metadata names {line!r}, which is no requirement that can be read" for line in lines]
+
+
+def _every(found: Distribution) -> list[Requirement]:
+    return [read for line in found.requires or () if (read := _read(line)) is not None]
+
+
+def _read(line: str) -> Requirement | None:
+    try:
+        return Requirement(line)
+    except InvalidRequirement:
+        return None
 
 
 def unmet(name: str) -> list[Requirement]:
@@ -75,12 +94,25 @@ def _moved_on(found: Distribution, folder: Path) -> str:
     if not folder.is_dir():
         return f"its folder {folder} is gone"
     file = folder / "pyproject.toml"
-    project = tomllib.loads(file.read_text("utf-8")).get("project", {}) if file.is_file() else {}
+    try:
+        project = project_of(folder)
+    except TkError as error:
+        return str(error).rstrip(".")
     declared = project.get("entry-points", {}).get(GROUP, {})
     known = {entry.name: entry.value for entry in found.entry_points if entry.group == GROUP}
     if project and declared != known:
         return f"it is installed with other entry points than {file} has"
     return ""
+
+
+def project_of(folder: Path) -> Mapping[str, Any]:
+    """What a folder's pyproject.toml says of its package, {} where it has none. Raises TkError where it cannot be read."""
+    file = folder / "pyproject.toml"
+    try:
+        found: Mapping[str, Any] = tomllib.loads(file.read_text("utf-8")).get("project", {}) if file.is_file() else {}
+    except ValueError as error:  # no TOML, or no text
+        raise TkError(f"{file} cannot be read: {error}.") from error
+    return found
 
 
 class Installed:
@@ -92,7 +124,7 @@ class Installed:
         found: dict[str, dict[tuple[str, str], Distribution]] = {}
         for one in distributions():
             name = one.metadata["Name"]
-            if name:  # a folder that an interrupted install has left holds none
+            if name and one.version:  # a folder that an interrupted install has left holds neither
                 found.setdefault(normal(name), {}).setdefault((str(one.locate_file("")), one.version), one)
         return {name: list(copies.values()) for name, copies in found.items()}
 

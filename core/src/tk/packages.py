@@ -12,7 +12,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tomllib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -27,7 +26,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 
 from tk.errors import TkError, UsageError, nearest
-from tk.installed import KERNEL, Installed, is_plugin, normal, source
+from tk.installed import KERNEL, Installed, is_plugin, normal, project_of, source
 
 PREFIX = "tk-plugin-"
 
@@ -104,8 +103,10 @@ def _name_at(path: Path, word: str) -> str:
             raise UsageError(f"{word}: this is no wheel's name: {error}.") from None
     if path.is_file():
         return normal(path.name.removesuffix(".tar.gz").rpartition("-")[0])
-    file = path / "pyproject.toml"
-    name = tomllib.loads(file.read_text("utf-8")).get("project", {}).get("name") if file.is_file() else None
+    try:
+        name = project_of(path).get("name")
+    except TkError as error:
+        raise UsageError(f"{word}: {error}") from error
     if not name:
         raise UsageError(f"{word}: the folder holds no package (no pyproject.toml with a [project] name).")
     return normal(name)
