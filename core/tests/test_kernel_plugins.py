@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
+import json
 from pathlib import Path
 
 import pytest
 
-from tk import plugins
+from tk import packages, plugins
 from tk.errors import TkError, UsageError
 from tk.hookspecs import hookspec  # noqa: F401  (the public page)
+from tk.installed import Installed
 from tk.plugins import Selection
 from tk.specs import KINDS
 
@@ -330,3 +333,46 @@ def test_a_local_file_may_own_a_kind_that_an_installed_plugin_fills(install, fou
         "    yield KindSpec(name='moods', singular='mood', summary='Moods.')\n"
     )
     assert plugins.load(Selection(files=(str(path),)), found=found()).names("moods") == ["glad"]
+
+
+@pytest.mark.parametrize(
+    ("written", "line"),
+    [
+        (None, "tk-plugin-good==1.0"),
+        ({"url": "https://example.org/good.whl", "archive_info": {}}, "tk-plugin-good @ https://example.org/good.whl"),
+        ({"url": "{folder}", "dir_info": {"editable": True}}, "-e {path}"),
+        ({"url": "{folder}", "dir_info": {}}, "tk-plugin-good @ {folder}"),
+        (
+            {
+                "url": "https://example.org/good.git",
+                "vcs_info": {"vcs": "git", "requested_revision": "main", "commit_id": "abc"},
+                "subdirectory": "plugins/good",
+            },
+            "tk-plugin-good @ git+https://example.org/good.git@abc#subdirectory=plugins/good",
+        ),
+    ],
+)
+def test_manifests_say_where_a_plugin_came_from(written, line, install, found, site: Path, tmp_path: Path):
+    folder = tmp_path / "my source"
+    folder.mkdir()
+    (folder / "pyproject.toml").write_text('[project]\nname = "tk-plugin-good"\n')
+
+    def placed(text: str) -> str:
+        return text.replace("{folder}", folder.as_uri()).replace("{path}", str(folder))
+
+    install("tk-plugin-good", good())
+    if written:
+        (site / "tk_plugin_good-1.0.dist-info" / "direct_url.json").write_text(placed(json.dumps(written)))
+    importlib.invalidate_caches()
+    there = Installed()
+    lines, run = tmp_path / "plugins.txt", tmp_path / "run.json"
+    lines.write_text("\n".join(packages.manifest(there)))
+    assert placed(line) in lines.read_text().splitlines()
+    run.write_text(json.dumps({"plugins": plugins.load(Selection(), found=found()).manifests()}))
+    (from_line,) = [asked for asked in packages.asked_by(lines, there) if asked.name == "tk-plugin-good"]
+    assert packages.asked_by(run, there) == [from_line]
+    assert packages.different([from_line], there) == []
+    folder.rename(tmp_path / "gone")
+    if written and written["url"] == "{folder}":
+        with pytest.raises(UsageError, match=r"was installed from .*my source, which is not here"):
+            packages.asked_by(run, there)

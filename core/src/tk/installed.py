@@ -10,6 +10,7 @@ import csv
 import json
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import Distribution, distributions
 from pathlib import Path
@@ -66,22 +67,40 @@ def unmet(name: str) -> list[Requirement]:
     return Installed().unmet(name)
 
 
-def source(found: Distribution) -> tuple[str, bool]:
-    """Where it was installed from if not from an index (a path or URL), and whether that is what runs (editable)."""
+@dataclass(frozen=True)
+class Source:
+    """Where a distribution was installed from: "" for an index, else an address as installers take it.
+
+    Of a repository it has the commit: git+https://…@…#subdirectory=…. editable: what runs is the code there.
+    """
+
+    url: str = ""
+    editable: bool = False
+
+    @property
+    def path(self) -> str:
+        """Of a folder or file of this machine, else ""."""
+        url = urlparse(self.url)
+        return unquote(url.path) if url.scheme == "file" else ""
+
+
+def source(found: Distribution) -> Source:
+    """What its installer has written of where it is from (packaging.python.org, direct_url.json)."""
     text = found.read_text("direct_url.json")
     if not text:
-        return "", False
-    origin = json.loads(text)
-    url = urlparse(origin.get("url", ""))
-    place = unquote(url.path) if url.scheme == "file" else origin.get("url", "")
-    return place, bool(origin.get("dir_info", {}).get("editable"))
+        return Source()
+    written = json.loads(text)
+    url, vcs, below = written["url"], written.get("vcs_info"), written.get("subdirectory")
+    if vcs:
+        url = f"{vcs['vcs']}+{url}@{vcs['commit_id']}"
+    return Source(f"{url}#subdirectory={below}" if below else url, bool(written.get("dir_info", {}).get("editable")))
 
 
 def stale(found: Distribution) -> str:
     """Why its metadata does not tell of what is there, in words; "" where it does."""
-    place, editable = source(found)
-    if editable:
-        return _moved_on(found, Path(place))
+    origin = source(found)
+    if origin.editable:
+        return _moved_on(found, Path(origin.path))
     record = found.read_text("RECORD")
     rows = csv.reader(record.splitlines()) if record else ()
     files = [row[0] for row in rows if row and not row[0].endswith(".pyc")]

@@ -15,7 +15,7 @@ from tk.cli.output import as_json, table
 from tk.config.files import is_options
 from tk.config.options import options_of
 from tk.errors import TkError, UsageError, nearest
-from tk.registry import Component, Plugin, Registry
+from tk.registry import Component, Plugin, Registry, source_of
 
 app = typer.Typer(
     add_completion=False,
@@ -112,6 +112,7 @@ def _row(plugin: Plugin) -> dict[str, Any]:
         "name": plugin.name,
         "distribution": plugin.distribution,
         "version": plugin.version,
+        **source_of(plugin.distribution),
         "status": plugin.status,
         "reason": plugin.reason,
         "mend": plugin.mend,
