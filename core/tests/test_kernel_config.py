@@ -8,7 +8,7 @@ import pytest
 
 from tk.compose import compose
 from tk.config.files import listed, schema, to_yaml
-from tk.config.resolve import chosen_kinds, resolve, sections_of
+from tk.config.resolve import changed, chosen_kinds, resolve, sections_of
 from tk.config.secret import published_command, without_credentials
 from tk.config.sections import FIXED
 from tk.config.tree import from_environment, from_flags, from_mapping, from_yaml
@@ -345,6 +345,23 @@ def test_what_is_secret_is_not_published_and_nothing_else_is_hidden(read):
         "engines.judge.url",
     }
     assert read("train: {seed: 1}").published == read("train: {seed: 1}").tree
+
+
+def test_fields_that_are_changed_from_python_are_read_as_a_config_is(read):
+    sampling = read("sampling: {stop: [END], temperature: 0.5, seed: 3}").sampling
+    assert changed("sampling", sampling, {}) == sampling
+    new = changed("sampling", sampling, {"stop": "a, b\n", "seed": None, "top_k": "5", "logit_bias": {7: 1}})
+    assert (new.stop, new.seed, new.top_k, new.logit_bias) == (("a, b\n",), None, 5, {"7": 1.0})
+    assert new.temperature == 0.5
+    with pytest.raises(ConfigError, match=r"sampling\.stp: there is no such option. Did you mean 'stop'"):
+        changed("sampling", sampling, {"stp": "END"})
+    with pytest.raises(ConfigError, match=r"sampling: top_logprobs: they come with"):
+        changed("sampling", sampling, {"top_logprobs": 2})
+
+
+def test_a_line_break_is_a_word_of_a_list(read):
+    assert read(r'sampling: {stop: "\n"}').sampling.stop == ("\n",)
+    assert read(flags=[("sampling.stop", "END, \n ,x")]).sampling.stop == ("END", "x")
 
 
 def _at(tree, path):
