@@ -100,6 +100,30 @@ def test_a_broken_plugin_is_listed_with_its_reason_and_breaks_nothing_else(case,
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize(
+    ("written", "mend"),
+    [
+        (None, "tk plugins uninstall tk-plugin-bad, then tk plugins install tk-plugin-bad"),
+        ({"url": "file://{here}", "dir_info": {"editable": True}}, "mend it in {here}, or tk plugins uninstall"),
+        ({"url": "file://{here}", "dir_info": {}}, "then tk plugins install {here}"),
+        ({"url": "file:///gone", "dir_info": {}}, "tk plugins uninstall tk-plugin-bad"),
+        (
+            {"url": "https://example.org/bad.whl", "archive_info": {}},
+            "then pip install 'tk-plugin-bad @ https://example.org/bad.whl'",
+        ),
+    ],
+)
+def test_a_broken_plugin_is_installed_anew_from_where_it_came_from(written, mend, install, found, site: Path):
+    install("tk-plugin-bad", "def broken(:")
+    if written:
+        direct = json.dumps(written).replace("{here}", str(site))
+        (site / "tk_plugin_bad-1.0.dist-info" / "direct_url.json").write_text(direct)
+    importlib.invalidate_caches()
+    (plugin,) = plugins.load(Selection(), found=found()).plugins
+    assert mend.replace("{here}", str(site)) in plugin.mend
+    assert ("then" in mend) == ("then" in plugin.mend)
+
+
 def test_output_at_import_is_kept_off_the_terminal_and_noted(install, found, capfd):
     install("tk-plugin-loud", "    print('HELLO')\n" + good("loud"))
     registry = plugins.load(Selection(), found=found())

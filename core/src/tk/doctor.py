@@ -21,7 +21,7 @@ from typing import Any
 
 from tk import __version__
 from tk.errors import TkError
-from tk.installed import Installed, normal, stale, unreadable
+from tk.installed import Installed, anew, normal, stale, unreadable
 from tk.probe import END
 
 SHOWN = ("engines", "launchers", "strategies", "trackers")
@@ -151,14 +151,13 @@ def _states(there: Installed, rows: Sequence[Mapping[str, Any]]) -> Iterator[Fou
     doubled = there.duplicates()
     for row in sorted(rows, key=lambda row: (row["plugin"], row["name"])):
         state, why, mend = row["state"], row["problem"], row["mend"]
-        again = f"tk plugins uninstall {row['plugin']}, then tk plugins install {row['plugin']}"
         installed = there.get(row["plugin"])
         if state == "disabled":
             why = "by TK_PLUGINS or TK_DISABLE_PLUGINS"
-        elif state == "ok" and (text := doubled.get(normal(row["plugin"]))):
-            state, why, mend = "duplicate", text, again
+        elif state == "ok" and installed and (text := doubled.get(normal(row["plugin"]))):
+            state, why, mend = "duplicate", text, anew(installed)
         elif state == "ok" and installed and (text := stale(installed)):
-            state, why, mend = "stale metadata", text, again
+            state, why, mend = "stale metadata", text, anew(installed)
         notes = [*row["notes"], *(unreadable(installed) if installed else ())]
         yield Found(row["plugin"], row["name"], row["version"], state, why, mend, notes)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shlex
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -94,6 +95,19 @@ def source(found: Distribution) -> Source:
     if vcs:
         url = f"{vcs['vcs']}+{url}@{vcs['commit_id']}"
     return Source(f"{url}#subdirectory={below}" if below else url, bool(written.get("dir_info", {}).get("editable")))
+
+
+def anew(found: Distribution) -> str:
+    """The commands that install it anew, from where it came from: an index may have another package of its name."""
+    name, origin = normal(found.metadata["Name"]), source(found)
+    gone = f"tk plugins uninstall {name}"
+    if origin.path:
+        if not Path(origin.path).exists():
+            return gone
+        return f"{gone}, then tk plugins install {'-e ' if origin.editable else ''}{shlex.quote(origin.path)}"
+    if origin.url:
+        return f"{gone}, then pip install {shlex.quote(f'{name} @ {origin.url}')}"
+    return f"{gone}, then tk plugins install {name}"
 
 
 def stale(found: Distribution) -> str:
