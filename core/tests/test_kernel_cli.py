@@ -9,7 +9,9 @@ import sys
 
 import pytest
 
+from tk.cli import commands
 from tk.cli.run import split_flags
+from tk.contracts import TrainPlan
 
 HEAVY = ("torch", "transformers", "datasets", "rich", "pydantic", "numpy", "click", "peft", "ruamel.yaml", "asyncio")
 
@@ -124,3 +126,10 @@ def test_python_m_tk_is_the_command(tk, site):
     environ = {**os.environ, "PYTHONPATH": path}
     result = subprocess.run([sys.executable, "-m", "tk", "--version"], capture_output=True, text=True, env=environ)
     assert result.stdout.startswith("tk ")
+
+
+@pytest.mark.parametrize(("supervised", "told"), [(32.0, ", 32 of them trained"), (8.0, ""), (0.0, "")])
+def test_a_plan_tells_the_tokens_that_are_trained_where_the_loss_is_over_tokens(supervised, told, capsys):
+    numbers = dict.fromkeys(("rows", "examples", "steps", "batch_size", "accumulation", "world"), 8)
+    commands._print_plan(TrainPlan(**numbers, tokens=64, supervised=supervised, skipped={}, parameters=10, trainable=1))
+    assert f"tokens           64 an epoch{told}\n" in capsys.readouterr().out

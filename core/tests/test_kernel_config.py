@@ -131,6 +131,13 @@ def test_yaml_and_flags_are_one_path(read):
     assert yaml.groups["losses"]["dft"].weight == 0.5
 
 
+def test_a_further_component_is_named_by_a_flag_beside_those_of_its_options(read):
+    flags = [("engines.judge", "far"), ("engines.judge.url", "x"), ("engines.other", "transformers")]
+    found = read(flags=flags).groups["engines"]
+    assert (found["judge"].name, found["judge"].options.url, found["other"].name) == ("far", "x", "transformers")
+    assert not read("engines: {judge: far}", flags=[("engines.judge", "null")]).groups["engines"]
+
+
 def test_later_layers_win_and_defaults_come_last(read):
     environ = {"TK_TRAIN__SEED": "1", "TK_TRAIN__EPOCHS": "9"}
     config = read("train: {seed: 2, steps: 5}\n", "train: {seed: 3}\n", environ=environ)

@@ -212,7 +212,7 @@ def plan(asked: Sequence[Asked], there: Installed | None = None) -> InstallPlan:
         try:
             changes = installer().changes(words, path, there)
         except RefusedError as error:
-            return InstallPlan(asked, (), f"it does not go with what is installed: {error}", kept)
+            return InstallPlan(asked, (), f"with what is installed as it is: {error}", kept)
     changes.sort(key=lambda change: (change.name not in names, change.name))  # what was asked for first
     others = [c for c in changes if c.before and c.name not in names and c.before != c.after]
     told = ", ".join(f"{c.name} {c.before} → {c.after or 'gone'}" for c in others)

@@ -289,7 +289,7 @@ def _print_plan(plan: TrainPlan) -> None:
     for name, text in {
         "rows": f"{plan.rows:,}" + "".join(f", {count:,} {reason}" for reason, count in plan.skipped.items()),
         "examples": f"{plan.examples:,} an epoch",
-        "tokens": f"{plan.tokens:,} an epoch, {plan.supervised:,.0f} of them trained",
+        "tokens": f"{plan.tokens:,} an epoch" + _trained(plan),
         "optimizer steps": f"{plan.steps:,}",
         "batch": f"{plan.batch_size} rows: {plan.world} process(es) × {plan.accumulation} micro-batches",
         "parameters": f"{plan.parameters:,}, {plan.trainable:,} of them trained ({share:.2f} %)",
@@ -300,6 +300,11 @@ def _print_plan(plan: TrainPlan) -> None:
     if plan.memory is not None:
         print()
         table(*_memory_rows(plan.memory))
+
+
+def _trained(plan: TrainPlan) -> str:
+    """How many tokens the loss is over: nothing of a loss over pairs or rows, and of answers that are yet to be generated."""
+    return "" if plan.supervised in (0, plan.examples) else f", {plan.supervised:,.0f} of them trained"
 
 
 def _memory_rows(memory: Memory) -> tuple[list[dict[str, str]], dict[str, str]]:

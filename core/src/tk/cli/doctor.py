@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
@@ -39,7 +40,7 @@ def _print(report: Any) -> None:
         print(f"{name:<8}{text}")
     print()
     versions = [
-        {"name": p.name, "version": p.version or "missing", "by": f"{len(p.wanted_by)} ({', '.join(p.wanted_by)})"}
+        {"name": p.name, "version": p.version or "missing", "by": f"{len(p.wanted_by)} ({_some(p.wanted_by)})"}
         for p in report.packages
     ]
     table(versions, {"name": "PACKAGE", "version": "VERSION", "by": "NEEDED BY"})
@@ -58,6 +59,11 @@ def _print(report: Any) -> None:
     print(f"\n{'Nothing that is chosen by default is broken.' if report.ok else 'Broken: what is chosen by default.'}")
     for line in report.broken:
         print(f"  {line}")
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first of them; --json has all."""
+    return ", ".join([*names[:3], "…"] if len(names) > 3 else names)
 
 
 def _problems(report: Any) -> list[str]:

@@ -50,7 +50,7 @@ def uninstall(
     needing = sorted({other for name in names for other in there.dependents(name)} - set(names))
     removed = [{"name": name, "before": there.copies[name][0].version} for name in names]
     if not json:
-        table(removed, {"name": "REMOVED", "before": "VERSION"})
+        table(removed, {"name": "REMOVE", "before": "VERSION"})
         if needing:
             print(f"\nThese need them and will be broken: {', '.join(needing)}")
     notes: list[str] = []

@@ -163,7 +163,10 @@ def from_flags(flags: Sequence[tuple[str, str]], chosen: Mapping[str, str]) -> T
     for name, text in flags:
         section, *rest = name.split(".")
         if rest:
-            tree.set(flag_path(section, rest, chosen), text, f"--{name}")
+            path = flag_path(section, rest, chosen)
+            if len(path) == 2 and chosen.get(section) == "named" and text not in ("false", "null"):
+                path = (*path, "name")  # its short form, beside which flags of its options may stand
+            tree.set(path, text, f"--{name}")
             continue
         value = _expanded(section, text, chosen)
         if isinstance(value, dict):
