@@ -160,7 +160,9 @@ class TransformersEngine:
 
     def _check_whole(self) -> None:
         if self._torn:
-            raise TkError("The engine holds a part of other weights, since an update of them failed: give it whole ones.")
+            raise TkError(
+                "The engine holds a part of other weights, since an update of them failed: give it whole ones."
+            )
 
     @property
     def in_flight(self) -> int:
