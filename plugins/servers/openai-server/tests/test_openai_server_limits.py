@@ -55,6 +55,22 @@ def test_keys_open_and_nothing_else_does(model: str) -> None:
         assert httpx.get(f"{serving.url}/health").status_code == 200
 
 
+@pytest.mark.parametrize("key", ["", " "])
+def test_an_empty_key_is_refused_before_anything_listens(model: str, key: str) -> None:
+    """As a variable that was not set leaves it."""
+    with pytest.raises(UsageError, match="api_keys: a key is empty"):
+        tk.serve(model=model, server={"port": 0, "api_keys": ["one", key]})
+
+
+def test_keys_may_come_from_the_environment(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TK_SERVER__API_KEYS", '["one", "two"]')
+    with tk.serve(model=model, server={"port": 0}) as serving:
+        assert httpx.get(f"{serving.url}/v1/models").status_code == 401
+        for key in ("one", "two"):
+            done = httpx.get(f"{serving.url}/v1/models", headers={"Authorization": f"Bearer {key}"})
+            assert done.status_code == 200
+
+
 def test_more_than_so_many_requests_are_told_to_come_again(model: str) -> None:
     with tk.serve(model=model, server={"port": 0, "max_requests": 1}) as serving:
         with httpx.stream("POST", f"{serving.url}/v1/completions", json=LONG, timeout=30) as stream:
