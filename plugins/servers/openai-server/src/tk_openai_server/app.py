@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import base64
 import struct
-from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
 from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from tk import __version__
 from tk_openai_server.errors import Refused
@@ -215,29 +216,39 @@ class _Routes:
         answers, most = sum(each.sampling.n for each in made), self._served.options.max_answers
         if answers > most:
             raise Refused(400, f"{answers} answers are asked for at once, and {most} are the limit.", param="n")
-        used = Counted(sum(map(len, prompts)))
+        used, deadline = Counted(sum(map(len, prompts))), request.state.deadline
         self._metrics.prompts.inc(used.prompt)
-        generation = Generation(
-            self._served, model, self._metrics, shape, made, used, getattr(asked, "return_token_ids", False)
-        )
+        ids = getattr(asked, "return_token_ids", False)
+        generation = Generation(self._served, model, self._metrics, shape, made, used, deadline, ids)
         if not asked.stream:
             body = await _unless_gone(request, generation.whole())
             return JSONResponse(body) if body is not None else Response(status_code=499)
         events = generation.events(bool(asked.stream_options and asked.stream_options.include_usage))
-        first = await anext(events)  # what is wrong from the beginning has a status of its own
-        return StreamingResponse(_whole(first, events), media_type="text/event-stream")
+        first = await _unless_gone(request, anext(events))  # what is wrong from the beginning has a status of its own
+        return _Events(_whole(first, events)) if first is not None else Response(status_code=499)
 
 
-async def _whole(first: str, events: AsyncIterator[str]) -> AsyncIterator[str]:
+class _Events(StreamingResponse):
+    """What it is made of is closed with it, wherever it ends."""
+
+    def __init__(self, events: AsyncGenerator[str]) -> None:
+        super().__init__(events, media_type="text/event-stream")
+        self._events = events
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with aclosing(self._events):
+            await super().__call__(scope, receive, send)
+
+
+async def _whole(first: str, events: AsyncGenerator[str]) -> AsyncGenerator[str]:
     """All events; an error that comes after the first is one."""
-    try:
-        yield first
-        async for event in events:
-            yield event
-    except Refused as refused:
-        yield f"data: {refused.response().body.decode()}\n\n"
-    finally:
-        await events.aclose()  # type: ignore[attr-defined]
+    async with aclosing(events):
+        try:
+            yield first
+            async for event in events:
+                yield event
+        except Refused as refused:
+            yield f"data: {refused.response().body.decode()}\n\n"
 
 
 async def _unless_gone(request: Request, work: Awaitable[T]) -> T | None:
