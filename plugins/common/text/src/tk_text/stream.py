@@ -8,20 +8,20 @@ from typing import Any
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
-def decode(tokenizer: Any, ids: Sequence[int]) -> str:
-    """Text without special tokens."""
-    text: str = tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+def decode(tokenizer: Any, ids: Sequence[int], *, special: bool = False) -> str:
+    """Text, without special tokens unless they are wanted."""
+    text: str = tokenizer.decode(list(ids), skip_special_tokens=not special, clean_up_tokenization_spaces=False)
     return text
 
 
 class TextStream:
     """Pieces of text as tokens are pushed. What may be half of a character or of a stop string is held back.
 
-    stopped: a stop string has come up; nothing more comes out.
+    stopped: a stop string has come up; nothing more comes out. special: whether special tokens are text.
     """
 
-    def __init__(self, tokenizer: Any, stop: Sequence[str] = ()) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, tokenizer: Any, stop: Sequence[str] = (), *, special: bool = False) -> None:
+        self._tokenizer, self._special = tokenizer, special
         self._stop = [s for s in stop if s]
         self._ids: list[int] = []
         self._context = 0  # tokens decoded again with new ones, since some tokenizers' tokens depend on their left
@@ -43,8 +43,8 @@ class TextStream:
         return self._release(self._new(final=True), final=True)
 
     def _new(self, *, final: bool) -> str:
-        known = decode(self._tokenizer, self._ids[self._context : self._known])
-        text = decode(self._tokenizer, self._ids[self._context :])
+        known = decode(self._tokenizer, self._ids[self._context : self._known], special=self._special)
+        text = decode(self._tokenizer, self._ids[self._context :], special=self._special)
         if len(text) <= len(known) or (text.endswith(REPLACEMENT) and not final):
             return ""
         self._context, self._known = self._known, len(self._ids)

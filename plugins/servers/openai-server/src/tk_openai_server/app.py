@@ -96,7 +96,7 @@ class _Routes:
         tools = [t.model_dump(exclude_none=True) for t in asked.tools or ()] if asked.tool_choice != "none" else []
         prompt = await self._served.chat([m.model_dump(exclude_unset=True) for m in asked.messages], tools)
         made = [self._served.request(model, prompt, sampling, chat=True, stop_ids=asked.stop_token_ids)]
-        shape = ChatShape(self._token, sampling.logprobs, self._served.read if tools else None)
+        shape = ChatShape(self._token, sampling.logprobs, self._served.template if tools else None)
         return await self._answer(model, asked, request, shape, made, [prompt])
 
     async def completions(self, asked: CompletionRequest, request: Request) -> Response:

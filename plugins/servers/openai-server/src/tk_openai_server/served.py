@@ -12,11 +12,11 @@ from typing import Any, TypeVar
 
 from tk.capabilities import CAPABILITIES
 from tk.compose import Plan
-from tk.contracts import LM_HEAD, Encoding, Engine, Head, Request, Sampling
+from tk.contracts import LM_HEAD, Encoding, Engine, Head, Request, Sampling, Template
 from tk.dispatch import Dispatcher
 from tk.errors import TkError, UsageError
 from tk.loading import adapter_folder, runtime
-from tk.sample import Message, Sample
+from tk.sample import Sample
 from tk_openai_server.errors import Refused
 from tk_openai_server.options import ServerOptions
 from tk_remote.weights import read
@@ -53,7 +53,8 @@ class Served:
         self.max_length: int | None = loaded.model.max_length
         self.tokenizer: Any = loaded.model.tokenizer
         self.dispatcher = Dispatcher(loaded.engine)
-        self._model, self._template, self._engine = loaded.model, loaded.template, plan.one("engine")
+        self.template: Template = loaded.template
+        self._model, self._engine = loaded.model, plan.one("engine")
         self._messages = plan.registry.get("formats", "messages").build()
         self._encoders = ThreadPoolExecutor(1, "encode")  # tokenizers are not made for several threads
 
@@ -110,10 +111,6 @@ class Served:
             raise Refused(400, f"prompt: there is no token {max(prompt)}: the vocabulary has {len(self.tokenizer)}.")
         return self._checked(Prompt(Encoding(prompt, [0.0] * len(prompt))))
 
-    def read(self, ids: Sequence[int], *, more: bool = False) -> Message:
-        """What an answer says, calls of tools included; of one on its way, the text before any of them."""
-        return self._template.read(ids, more=more)
-
     def request(
         self,
         model: str,
@@ -129,7 +126,7 @@ class Served:
 
         Raises Refused for what the engine cannot do.
         """
-        ends = self._template.stop_ids() if chat else ()
+        ends = self.template.stop_ids() if chat else ()
         adapter = "" if model == self.name else model
         own = sampling.logprobs and sampling.reshapes and (logprobs_of or self.options.logprobs) == "model"
         stops = tuple(stop_ids) if stop_ids is not None else ends
@@ -154,7 +151,7 @@ class Served:
 
     async def _encoded(self, made: Callable[[], Sample]) -> Prompt:
         def encode() -> Encoding:
-            return self._template.encode([made()], generation=True)[0]
+            return self.template.encode([made()], generation=True)[0]
 
         try:
             encoding = await asyncio.get_running_loop().run_in_executor(self._encoders, encode)
