@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import json
 import struct
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -303,6 +305,70 @@ def test_vectors_are_those_of_embed(tmp_path: Path) -> None:
         assert sum(x * x for x in short.data[0].embedding) == pytest.approx(1)
         with pytest.raises(openai.BadRequestError, match="generates no text"):
             client.completions.create(model="v", prompt="x")
+
+
+TEXTS = [[60 + i % 40] * 200 for i in range(2048)]
+"""More than is computed at once, as tokens."""
+
+
+@pytest.fixture(scope="module")
+def vectors(model: Path) -> Iterator[Serving]:
+    with tk.serve(model=str(model), server={"port": 0, "vectors": True, "model_name": "v"}) as serving:
+        yield serving
+
+
+def embedded(serving: Serving, texts: Any, model: str = "v") -> httpx.Response:
+    body = {"model": model, "input": texts, "encoding_format": "base64"}
+    return httpx.post(f"{serving.url}/v1/embeddings", json=body, timeout=120)
+
+
+def test_vectors_of_many_texts_are_those_of_each(vectors: Serving) -> None:
+    texts = [[60 + i] * (1 + 7 * i % 50) for i in range(70)]
+    made = [each["embedding"] for each in embedded(vectors, texts).json()["data"]]
+    for number in (0, 31, 32, 69):
+        (alone,) = embedded(vectors, texts[number]).json()["data"]
+        found, own = (struct.unpack("<32f", base64.b64decode(each)) for each in (made[number], alone["embedding"]))
+        assert found == pytest.approx(own, abs=1e-5)
+
+
+def test_who_asks_for_many_vectors_keeps_others_waiting_for_some_of_them_only(vectors: Serving) -> None:
+    many = threading.Thread(target=embedded, args=(vectors, TEXTS))
+    many.start()
+    time.sleep(0.2)
+    assert embedded(vectors, "one").status_code == 200
+    assert many.is_alive()
+    many.join()
+
+
+def test_vectors_that_take_too_long_are_given_up(model: Path) -> None:
+    with tk.serve(model=str(model), server={"port": 0, "vectors": True, "model_name": "v", "timeout": 0.2}) as serving:
+        done = embedded(serving, TEXTS)
+        assert (done.status_code, done.json()["error"]["code"]) == (504, "timeout")
+        assert embedded(serving, "one").status_code == 200
+
+
+def test_where_nothing_is_generated_a_text_may_fill_all_positions(client: openai.OpenAI, vectors: Serving) -> None:
+    assert embedded(vectors, [60] * 512).status_code == 200
+    refused = embedded(vectors, [60] * 513)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (400, "context_length_exceeded")
+    scored: dict[str, Any] = {"model": "tiny", "prompt": [60] * 512, "echo": True, "logprobs": 0}
+    told = client.completions.create(**scored, max_tokens=0).choices[0].logprobs
+    assert told
+    assert len(told.tokens or ()) == 512
+    with pytest.raises(openai.BadRequestError, match="511 are the limit"):
+        client.completions.create(**scored, max_tokens=1)
+
+
+def test_vectors_of_an_adapter_are_refused_where_the_engine_has_none(model: Path, tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps({"query": "ab" * n, "positive": "cd" * n}) + "\n" for n in (1, 2)))
+    short: dict[str, Any] = {"data": str(rows), "method": "embedding", "train": {"steps": 1}}
+    run = tk.train(model=str(model), **short, output=str(tmp_path / "run")).output
+    given = {"name": str(model), "adapters": {"one": str(run)}}
+    with tk.serve(model=given, server={"port": 0, "vectors": True, "model_name": "v"}) as serving:
+        assert embedded(serving, "text").json()["model"] == "v"
+        refused = embedded(serving, "text", model="one")
+        assert (refused.status_code, "not of the adapter 'one'" in refused.text) == (400, True)
 
 
 # --- adapters ---

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,7 +18,7 @@ from tk.dispatch import Dispatcher
 from tk.errors import TkError, UsageError
 from tk.loading import adapter_folder, runtime
 from tk.sample import Sample
-from tk_openai_server.errors import Refused
+from tk_openai_server.errors import Refused, of_the_engine
 from tk_openai_server.options import ServerOptions
 from tk_remote.weights import read
 
@@ -27,6 +28,10 @@ REMOTE = ("data:", "http://", "https://")
 
 FIELDS = {"prompt_logps": "echo", "model_logps": "logprobs"}
 """What the protocol calls fields of a request to the engine that it has other names for."""
+
+
+AT_ONCE = 32
+"""Texts of like length whose vectors are computed in one go; between two, the engine hears others, and whether the client is there."""
 
 
 @dataclass(frozen=True)
@@ -101,15 +106,15 @@ class Served:
 
     async def chat(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()) -> Prompt:
         """A conversation as tokens. Raises Refused for one that the template does not take."""
-        return await self._encoded(lambda: self._conversation(messages, tools))
+        return self._checked(await self._encoded(lambda: self._conversation(messages, tools)))
 
-    async def prompt(self, prompt: str | Sequence[int]) -> Prompt:
-        """A text as tokens, or tokens as they are."""
+    async def prompt(self, prompt: str | Sequence[int], *, room: int = 1) -> Prompt:
+        """A text as tokens, or tokens as they are. room: tokens that have to fit behind them."""
         if isinstance(prompt, str):
-            return await self._encoded(lambda: Sample(text=prompt, origin="prompt"))
+            return self._checked(await self._encoded(lambda: Sample(text=prompt, origin="prompt")), room)
         if max(prompt) >= len(self.tokenizer):
             raise Refused(400, f"prompt: there is no token {max(prompt)}: the vocabulary has {len(self.tokenizer)}.")
-        return self._checked(Prompt(Encoding(prompt, [0.0] * len(prompt))))
+        return self._checked(Prompt(Encoding(prompt, [0.0] * len(prompt))), room)
 
     def request(
         self,
@@ -127,10 +132,11 @@ class Served:
         Raises Refused for what the engine cannot do.
         """
         ends = self.template.stop_ids() if chat else ()
-        adapter = "" if model == self.name else model
         own = sampling.logprobs and sampling.reshapes and (logprobs_of or self.options.logprobs) == "model"
         stops = tuple(stop_ids) if stop_ids is not None else ends
-        request = Request(prompt.encoding.ids, sampling, stops, prompt.encoding.media, adapter, prompt_logps, own)
+        request = Request(
+            prompt.encoding.ids, sampling, stops, prompt.encoding.media, self._adapter(model), prompt_logps, own
+        )
         for word, name in request.needs.items():
             if word not in self._engine.component.spec.supports:
                 field, text = FIELDS.get(name, name), CAPABILITIES[word].text
@@ -139,11 +145,24 @@ class Served:
                 )
         return request
 
-    async def vectors(self, prompts: Sequence[Prompt]) -> list[tuple[float, ...]]:
+    async def vectors(self, model: str, prompts: Sequence[Prompt]) -> list[tuple[float, ...]]:
+        """A vector each. Raises Refused where the engine gives none."""
         if self.head.kind != "none":
             raise Refused(400, f"{self.name} generates text: serve an embedding model for vectors.", param="model")
-        asked = [Request(p.encoding.ids, media=p.encoding.media) for p in prompts]
-        return await asyncio.wrap_future(self.dispatcher.call(lambda engine: engine.score(asked)))
+        adapter = self._adapter(model)
+        asked = [Request(p.encoding.ids, media=p.encoding.media, adapter=adapter) for p in prompts]
+        order = sorted(range(len(asked)), key=lambda i: -len(asked[i].ids))
+        found: dict[int, tuple[float, ...]] = {}
+        for start in range(0, len(order), AT_ONCE):
+            places = order[start : start + AT_ONCE]
+            with of_the_engine():
+                told = self.dispatcher.call(partial(_scored, requests=[asked[i] for i in places]))
+                found |= zip(places, await asyncio.wrap_future(told), strict=True)
+        return [found[i] for i in range(len(asked))]
+
+    def _adapter(self, model: str) -> str:
+        """What the engine calls it; "": the model itself."""
+        return "" if model == self.name else model
 
     def close(self) -> None:
         self.dispatcher.close()
@@ -157,7 +176,7 @@ class Served:
             encoding = await asyncio.get_running_loop().run_in_executor(self._encoders, encode)
         except (ValueError, TkError) as error:
             raise Refused(400, str(error)) from error
-        return self._checked(Prompt(encoding))
+        return Prompt(encoding)
 
     def _conversation(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]]) -> Sample:
         sample: Sample = self._messages({"messages": list(messages), **({"tools": list(tools)} if tools else {})})
@@ -169,8 +188,8 @@ class Served:
             raise Refused(400, "The last message is the assistant's: there is nothing to answer.", param="messages")
         return replace(sample, origin="messages")
 
-    def _checked(self, prompt: Prompt) -> Prompt:
-        limits = [limit for limit in (self.options.max_prompt, self.max_length and self.max_length - 1) if limit]
+    def _checked(self, prompt: Prompt, room: int = 1) -> Prompt:
+        limits = [limit for limit in (self.options.max_prompt, self.max_length and self.max_length - room) if limit]
         most = min(limits, default=None)
         if most is not None and len(prompt) > most:
             raise Refused(
@@ -179,3 +198,7 @@ class Served:
         if not len(prompt):
             raise Refused(400, "The prompt is empty.")
         return prompt
+
+
+def _scored(engine: Engine, requests: Sequence[Request]) -> list[tuple[float, ...]]:
+    return engine.score(requests)
