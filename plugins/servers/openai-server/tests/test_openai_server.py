@@ -450,6 +450,17 @@ def test_adapters_are_loaded_and_unloaded_where_that_is_allowed(model: Path, tmp
         assert client.chat.completions.create(model="tiny", messages=HELLO).choices[0].message.content == plain
 
 
+def test_weights_that_could_not_be_read_leave_the_version_as_it_was(model: Path, tmp_path: Path) -> None:
+    run, plugin = trained(model, tmp_path / "one", 1), {"files": [str(Path(__file__).parent / "noted.py")]}
+    own: dict[str, Any] = {"engine": "noted", "plugins": plugin, "server": {"port": 0, "load_adapters": True}}
+    own["server"]["weight_updates"] = True
+    with tk.serve(model={"name": str(model), "adapters": {"one": str(run)}}, **own) as serving:
+        asked = {"folder": str(tmp_path / "nowhere"), "version": 7}
+        assert httpx.post(f"{serving.url}/v1/update_weights", json=asked).status_code == 400
+        done = httpx.post(f"{serving.url}/v1/unload_lora_adapter", json={"lora_name": "one"})
+        assert (done.status_code, (model / "version.txt").read_text()) == (200, "0")
+
+
 def test_answers_by_an_adapter_that_goes_end_and_others_go_on(model: Path, tmp_path: Path) -> None:
     run = trained(model, tmp_path / "one", 1)
     given = {"name": str(model), "adapters": {"one": str(run)}}

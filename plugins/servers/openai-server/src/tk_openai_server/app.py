@@ -94,7 +94,8 @@ class _Routes:
             raise Refused(400, said, param="tool_choice")
         sampling = sampling_of(asked, self._served)
         tools = [t.model_dump(exclude_none=True) for t in asked.tools or ()] if asked.tool_choice != "none" else []
-        prompt = await self._served.chat([m.model_dump(exclude_unset=True) for m in asked.messages], tools)
+        async with request.state.deadline.kept():
+            prompt = await self._served.chat([m.model_dump(exclude_unset=True) for m in asked.messages], tools)
         made = [self._served.request(model, prompt, sampling, chat=True, stop_ids=asked.stop_token_ids)]
         shape = ChatShape(self._token, sampling.logprobs, self._served.template if tools else None)
         return await self._answer(model, asked, request, shape, made, [prompt])
@@ -107,7 +108,9 @@ class _Routes:
         if asked.best_of not in (None, asked.n or 1):
             raise Refused(400, "best_of is not supported.", param="best_of")
         sampling = sampling_of(asked, self._served)
-        prompts = [await self._served.prompt(each) for each in _each(asked.prompt)]
+        async with request.state.deadline.kept():
+            room = min(1, sampling.max_tokens)
+            prompts = [await self._served.prompt(each, room=room) for each in _each(asked.prompt)]
         echo = {}
         if asked.echo:
             told = [self._echo(prompt) for prompt in prompts]
@@ -120,9 +123,10 @@ class _Routes:
 
     async def embeddings(self, asked: EmbeddingRequest, request: Request) -> Response:
         """The vectors of texts."""
-        self._named(asked.model)
-        prompts = [await self._served.prompt(each) for each in _each(asked.input)]
-        vectors = await _unless_gone(request, self._served.vectors(prompts))
+        model = self._named(asked.model)
+        async with request.state.deadline.kept():
+            prompts = [await self._served.prompt(each, room=0) for each in _each(asked.input)]
+            vectors = await _unless_gone(request, self._served.vectors(model, prompts))
         if vectors is None:
             return Response(status_code=499)
         if asked.dimensions is not None:
@@ -134,7 +138,7 @@ class _Routes:
         return JSONResponse(
             {
                 "object": "list",
-                "model": self._served.name,
+                "model": model,
                 "data": [
                     {"object": "embedding", "index": i, "embedding": _written(vector, asked.encoding_format)}
                     for i, vector in enumerate(vectors)

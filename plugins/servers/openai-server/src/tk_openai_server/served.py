@@ -95,8 +95,13 @@ class Served:
 
     async def update(self, folder: str, version: int) -> str:
         """Put the tensors of a folder into the model between two tokens; the digest of what is served then."""
-        self._version = version
-        return await self._done(lambda engine: engine.update(read(Path(folder)), version))
+
+        def act(engine: Engine) -> str:
+            digest = engine.update(read(Path(folder)), version)
+            self._version = version
+            return digest
+
+        return await self._done(act)
 
     async def _done(self, act: Callable[[Engine], T]) -> T:
         try:
