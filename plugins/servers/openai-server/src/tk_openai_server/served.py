@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,6 +18,7 @@ from tk.dispatch import Dispatcher
 from tk.errors import TkError, UsageError
 from tk.loading import adapter_folder, runtime
 from tk.sample import Sample
+from tk_media.fetch import fetched
 from tk_openai_server.errors import Refused, of_the_engine
 from tk_openai_server.options import ServerOptions
 from tk_remote.weights import read
@@ -29,6 +30,8 @@ REMOTE = ("data:", "http://", "https://")
 FIELDS = {"prompt_logps": "echo", "model_logps": "logprobs"}
 """What the protocol calls fields of a request to the engine that it has other names for."""
 
+FETCHERS = 16
+"""Files behind URLs that are fetched at once, one of each request."""
 
 AT_ONCE = 32
 """Texts of like length whose vectors are computed in one go; between two, the engine hears others, and whether the client is there."""
@@ -61,7 +64,9 @@ class Served:
         self.template: Template = loaded.template
         self._model, self._engine = loaded.model, plan.one("engine")
         self._messages = plan.registry.get("formats", "messages").build()
+        self._media = plan.config.media
         self._encoders = ThreadPoolExecutor(1, "encode")  # tokenizers are not made for several threads
+        self._fetchers = ThreadPoolExecutor(FETCHERS, "fetch")
 
     @property
     def adapters(self) -> Sequence[str]:
@@ -77,7 +82,7 @@ class Served:
 
         if name in (self.name, *self.adapters):
             raise Refused(400, f"There is a model {name!r} already.", param="lora_name")
-        await self._done(act)
+        await self._by_engine(act)
 
     async def unload(self, name: str) -> None:
         """Let go of an adapter; requests on their way that name it end with an error."""
@@ -91,7 +96,7 @@ class Served:
 
         if name not in self.adapters:
             raise Refused(404, f"There is no adapter {name!r} here.", param="lora_name", code="model_not_found")
-        await self._done(act)
+        await self._by_engine(act)
 
     async def update(self, folder: str, version: int) -> str:
         """Put the tensors of a folder into the model between two tokens; the digest of what is served then."""
@@ -101,9 +106,9 @@ class Served:
             self._version = version
             return digest
 
-        return await self._done(act)
+        return await self._by_engine(act)
 
-    async def _done(self, act: Callable[[Engine], T]) -> T:
+    async def _by_engine(self, act: Callable[[Engine], T]) -> T:
         try:
             return await asyncio.wrap_future(self.dispatcher.call(act))
         except (TkError, OSError) as error:
@@ -111,12 +116,15 @@ class Served:
 
     async def chat(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()) -> Prompt:
         """A conversation as tokens. Raises Refused for one that the template does not take."""
-        return self._checked(await self._encoded(lambda: self._conversation(messages, tools)))
+        sample = await self._done(self._encoders, lambda: self._conversation(messages, tools))
+        for url in _remote(sample) if self._model.media is not None else ():  # encoding finds what has been fetched
+            await self._done(self._fetchers, partial(fetched, url, self._media, self.options.timeout))
+        return self._checked(await self._encoded(sample))
 
     async def prompt(self, prompt: str | Sequence[int], *, room: int = 1) -> Prompt:
         """A text as tokens, or tokens as they are. room: tokens that have to fit behind them."""
         if isinstance(prompt, str):
-            return self._checked(await self._encoded(lambda: Sample(text=prompt, origin="prompt")), room)
+            return self._checked(await self._encoded(Sample(text=prompt, origin="prompt")), room)
         if max(prompt) >= len(self.tokenizer):
             raise Refused(400, f"prompt: there is no token {max(prompt)}: the vocabulary has {len(self.tokenizer)}.")
         return self._checked(Prompt(Encoding(prompt, [0.0] * len(prompt))), room)
@@ -172,16 +180,18 @@ class Served:
     def close(self) -> None:
         self.dispatcher.close()
         self._encoders.shutdown()
+        self._fetchers.shutdown(wait=False, cancel_futures=True)
 
-    async def _encoded(self, made: Callable[[], Sample]) -> Prompt:
-        def encode() -> Encoding:
-            return self.template.encode([made()], generation=True)[0]
+    async def _encoded(self, sample: Sample) -> Prompt:
+        (encoding,) = await self._done(self._encoders, lambda: self.template.encode([sample], generation=True))
+        return Prompt(encoding)
 
+    async def _done(self, pool: ThreadPoolExecutor, act: Callable[[], T]) -> T:
+        """Something of a request that takes its time; what is wrong with it is the client's fault."""
         try:
-            encoding = await asyncio.get_running_loop().run_in_executor(self._encoders, encode)
+            return await asyncio.get_running_loop().run_in_executor(pool, act)
         except (ValueError, TkError) as error:
             raise Refused(400, str(error)) from error
-        return Prompt(encoding)
 
     def _conversation(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]]) -> Sample:
         sample: Sample = self._messages({"messages": list(messages), **({"tools": list(tools)} if tools else {})})
@@ -203,6 +213,14 @@ class Served:
         if not len(prompt):
             raise Refused(400, "The prompt is empty.")
         return prompt
+
+
+def _remote(sample: Sample) -> Iterator[str]:
+    """URLs of its media."""
+    for message in sample.messages:
+        for part in message.content if not isinstance(message.content, str) else ():
+            if isinstance(part.source, str) and part.source.startswith(("http://", "https://")):
+                yield part.source
 
 
 def _scored(engine: Engine, requests: Sequence[Request]) -> list[tuple[float, ...]]:
