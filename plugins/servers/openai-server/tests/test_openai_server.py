@@ -271,6 +271,69 @@ def test_bodies_that_are_not_as_they_should_be(serving: Serving, status: int, bo
     assert httpx.get(f"{serving.url}/health").json() == {"status": "ok"}
 
 
+def called(arguments: str) -> str:
+    """A body with a call, whose arguments are JSON text."""
+    call = {"function": {"name": "f", "arguments": arguments}}
+    return json.dumps({"messages": [{"role": "assistant", "tool_calls": [call]}, {"role": "user", "content": "x"}]})
+
+
+HALF = '{"role": "user", "content": "\\ud800"}'
+PICTURE = '{"type": "image_url", "image_url": {"url": "http://localhost/\\udfff.png"}}'
+DEEP = '{"a": ' * 300 + "1" + "}" * 300
+
+
+@pytest.mark.parametrize(
+    ("says", "body"),
+    [
+        ("half of a character", f'{{"messages": [{HALF}]}}'),
+        ("half of a character", f'{{"messages": [{{"role": "user", "content": [{PICTURE}]}}]}}'),
+        ("half of a character", '{"messages": [{"role": "user", "content": "x"}], "metadata": {"\\ud800": 1}}'),
+        (
+            "deeper than 100",
+            f'{{"messages": [{{"role": "user", "content": "x"}}], "tools": [{{"type": "function", "function": '
+            f'{{"name": "f", "parameters": {DEEP}}}}}]}}',
+        ),
+        ("error parsing the body", "[" * 200_000),
+        ("half of a character", called('{"a": "\\ud800"}')),
+        ("recursion", called('{"a": ' + "[" * 970 + "]" * 970 + "}")),
+    ],
+)
+def test_json_that_nothing_can_write_is_refused(serving: Serving, says: str, body: str) -> None:
+    headers = {"Content-Type": "application/json"}
+    done = httpx.post(f"{serving.url}/v1/chat/completions", content=body.encode(), headers=headers)
+    assert (done.status_code, says in done.json()["error"]["message"]) == (400, True), done.text
+
+
+def test_a_failure_that_nobody_foresaw_has_the_form_of_others(
+    model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "failing.py").write_text(FAILING)
+    own: dict[str, Any] = {"template": "failing", "plugins": {"files": [str(tmp_path / "failing.py")]}}
+    with tk.serve(model=str(model), server={"port": 0}, **own) as serving:
+        done = httpx.post(f"{serving.url}/v1/completions", json={"prompt": "x"})
+        assert (done.status_code, done.json()["error"]["type"]) == (500, "server_error")
+        counted = 'tk_requests_total{path="/v1/completions",status="500"} 1.0'
+        assert counted in httpx.get(f"{serving.url}/metrics").text.splitlines()
+    assert "ZeroDivisionError" in capfd.readouterr().err
+
+
+FAILING = """
+from tk import TemplateSpec, hookimpl
+from tk_declarative.template import ChatMLTemplate
+
+
+class Failing(ChatMLTemplate):
+    def encode(self, samples, *, generation=False):
+        return 1 // 0
+
+
+@hookimpl
+def tk_templates():
+    config = "tk_declarative.options:ChatOptions"
+    yield TemplateSpec(name="failing", target=Failing, config=config, summary="Fails.")
+"""
+
+
 def test_other_paths_and_types_are_refused_in_the_same_form(serving: Serving) -> None:
     assert httpx.get(f"{serving.url}/v1/nothing").json()["error"]["type"] == "not_found_error"
     assert httpx.get(f"{serving.url}/v1/completions").status_code == 405

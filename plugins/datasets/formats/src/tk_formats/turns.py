@@ -168,11 +168,15 @@ def as_list(value: Any, what: str) -> Sequence[Any]:
 
 
 def parse(text: str, what: str) -> Any:
-    """A value from JSON text."""
+    """A value from JSON text, which templates can write again."""
     try:
-        return json.loads(text)
+        value = json.loads(text)
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{what} holds half of a character (a lone surrogate)") from None
     except (json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"{what} is text, and not JSON: {error}") from None
+    return value
 
 
 def type_of(value: Any) -> str:

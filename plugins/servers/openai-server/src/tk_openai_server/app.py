@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import base64
 import struct
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
-from typing import Any, TypeVar
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -21,6 +21,7 @@ from tk_openai_server.generation import Counted, Generation, Shape, sampling_of
 from tk_openai_server.guard import Guard
 from tk_openai_server.metrics import Metrics
 from tk_openai_server.options import ServerOptions
+from tk_openai_server.routes import Route
 from tk_openai_server.schema import (
     ChatRequest,
     CompletionRequest,
@@ -32,8 +33,6 @@ from tk_openai_server.schema import (
 )
 from tk_openai_server.served import Prompt, Served
 from tk_openai_server.shapes import ChatShape, Echo, TextShape
-
-T = TypeVar("T")
 
 
 def create_app(served: Served, options: ServerOptions) -> FastAPI:
@@ -49,11 +48,13 @@ def create_app(served: Served, options: ServerOptions) -> FastAPI:
     routes = _Routes(served, metrics)
     table = [*routes.table(), *(routes.of_adapters() if options.load_adapters else ())]
     table += routes.of_weights() if options.weight_updates else []
+    app.router.route_class = Route
     for method, path, endpoint in table:
         app.add_api_route(path, endpoint, methods=[method], response_model=None)
     app.add_exception_handler(Refused, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(Exception, _failed)
     paths = [path for _, path, _ in table]
     app.add_middleware(Guard, options=options, metrics=metrics, paths=paths)
     return app
@@ -126,9 +127,7 @@ class _Routes:
         model = self._named(asked.model)
         async with request.state.deadline.kept():
             prompts = [await self._served.prompt(each, room=0) for each in _each(asked.input)]
-            vectors = await _unless_gone(request, self._served.vectors(model, prompts))
-        if vectors is None:
-            return Response(status_code=499)
+            vectors = await self._served.vectors(model, prompts)
         if asked.dimensions is not None:
             if not 0 < asked.dimensions <= len(vectors[0]):
                 raise Refused(400, f"dimensions: the vectors have {len(vectors[0])}.", param="dimensions")
@@ -225,11 +224,10 @@ class _Routes:
         ids = getattr(asked, "return_token_ids", False)
         generation = Generation(self._served, model, self._metrics, shape, made, used, deadline, ids)
         if not asked.stream:
-            body = await _unless_gone(request, generation.whole())
-            return JSONResponse(body) if body is not None else Response(status_code=499)
+            return JSONResponse(await generation.whole())
         events = generation.events(bool(asked.stream_options and asked.stream_options.include_usage))
-        first = await _unless_gone(request, anext(events))  # what is wrong from the beginning has a status of its own
-        return _Events(_whole(first, events)) if first is not None else Response(status_code=499)
+        first = await anext(events)  # what is wrong from the beginning has a status of its own
+        return _Events(_whole(first, events))
 
 
 class _Events(StreamingResponse):
@@ -253,23 +251,6 @@ async def _whole(first: str, events: AsyncGenerator[str]) -> AsyncGenerator[str]
                 yield event
         except Refused as refused:
             yield f"data: {refused.response().body.decode()}\n\n"
-
-
-async def _unless_gone(request: Request, work: Awaitable[T]) -> T | None:
-    """The result; None where the client leaves before, and the work is cancelled."""
-    task = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(_left(request))
-    try:
-        await asyncio.wait([task, gone], return_when=asyncio.FIRST_COMPLETED)
-        return await task if task.done() else None
-    finally:
-        for each in (task, gone):
-            each.cancel()
-
-
-async def _left(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
 
 
 def _each(prompt: Any) -> list[Any]:
@@ -306,3 +287,8 @@ async def _invalid(request: Request, error: Exception) -> Response:
 async def _http(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     return Refused(error.status_code, str(error.detail)).response()
+
+
+async def _failed(_: Request, __: Exception) -> Response:
+    """What nobody foresaw; uvicorn writes its traceback to the log."""
+    return Refused(500, "The server failed at this request; its log says how.").response()

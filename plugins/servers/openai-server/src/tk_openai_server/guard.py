@@ -53,6 +53,9 @@ class Guard:
                 await self._app(scope, receive, sending)
             else:
                 await self._guarded(scope, receive, sending)
+        except Exception:
+            status = 500  # told by what stands outside
+            raise
         finally:
             self._metrics.requests.labels(path, str(status)).inc()
             self._metrics.seconds.labels(path).observe(time.monotonic() - begun)

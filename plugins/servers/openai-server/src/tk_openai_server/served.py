@@ -190,7 +190,7 @@ class Served:
         """Something of a request that takes its time; what is wrong with it is the client's fault."""
         try:
             return await asyncio.get_running_loop().run_in_executor(pool, act)
-        except (ValueError, TkError) as error:
+        except (ValueError, TkError, RecursionError) as error:
             raise Refused(400, str(error)) from error
 
     def _conversation(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]]) -> Sample:
