@@ -163,6 +163,17 @@ def test_the_likeliest_tokens_stand_beside_an_answers_own(client: openai.OpenAI)
     assert (first.token, first.logprob) == (first.top_logprobs[0].token, first.top_logprobs[0].logprob)
 
 
+def test_the_bytes_of_tokens_are_those_of_the_answer(client: openai.OpenAI) -> None:
+    """Also where a token is part of a character."""
+    asked: dict[str, Any] = {"model": "tiny", "messages": HELLO, "max_tokens": 60, "temperature": 1.0, "seed": 1}
+    (choice,) = client.chat.completions.create(**asked, logprobs=True).choices
+    assert choice.logprobs
+    told = [bytes(token.bytes or ()) for token in choice.logprobs.content or ()]
+    assert b"".join(told).decode(errors="replace") == choice.message.content
+    assert "\N{REPLACEMENT CHARACTER}" not in "".join(map(chr, b"".join(told)))
+    assert any(byte > 127 for each in told for byte in each)
+
+
 def test_log_probs_of_the_sampled_distribution_are_an_option(model: Path) -> None:
     asked: dict[str, Any] = {"model": "tiny", "prompt": "x", "temperature": 0.3, "max_tokens": 4, "logprobs": 5}
     with tk.serve(model=str(model), server={"port": 0, "logprobs": "sampled"}) as serving:
@@ -621,6 +632,25 @@ def test_with_tools_text_is_streamed_until_a_call_may_begin(
     assert sum(map(bool, contents)) >= min(len(text) - held, 5), "the rest comes as it is said"
     assert sum(len(c.delta.tool_calls or ()) for c in pieces) == calls == len(whole.message.tool_calls or ())
     assert pieces[-1].finish_reason == ("tool_calls" if calls else "stop") == whole.finish_reason
+
+
+def test_where_one_call_at_most_is_asked_for_the_first_one_counts(calling: tuple[openai.OpenAI, Path]) -> None:
+    client, says = calling
+    says.write_text(f"{CALL}\n{CALL}")
+    asked: dict[str, Any] = {"model": "caller", "messages": HELLO, "tools": [TOOL], "parallel_tool_calls": False}
+    message = client.chat.completions.create(**asked).choices[0].message
+    pieces = [c for chunk in client.chat.completions.create(**asked, stream=True) for c in chunk.choices]
+    assert len(message.tool_calls or ()) == sum(len(c.delta.tool_calls or ()) for c in pieces) == 1
+
+
+def test_whether_a_tool_is_strict_is_no_part_of_the_prompt_and_cannot_be_had(serving: Serving) -> None:
+    def counted(function: dict[str, Any]) -> httpx.Response:
+        tool = {"type": "function", "function": {**TOOL["function"], **function}}  # type: ignore[dict-item]
+        return httpx.post(f"{serving.url}/tokenize", json={"messages": HELLO, "tools": [tool]})
+
+    assert counted({"strict": False}).json()["tokens"] == counted({}).json()["tokens"]
+    refused = counted({"strict": True})
+    assert (refused.status_code, "strict: nothing here" in refused.json()["error"]["message"]) == (400, True)
 
 
 def test_without_tools_nothing_is_a_call(calling: tuple[openai.OpenAI, Path]) -> None:

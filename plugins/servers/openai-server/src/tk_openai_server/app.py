@@ -28,11 +28,13 @@ from tk_openai_server.schema import (
     EmbeddingRequest,
     LoadAdapterRequest,
     TokenizeRequest,
+    Tool,
     UnloadAdapterRequest,
     WeightsRequest,
 )
 from tk_openai_server.served import Prompt, Served
 from tk_openai_server.shapes import ChatShape, Echo, TextShape
+from tk_text.stream import bytes_of
 
 
 def create_app(served: Served, options: ServerOptions) -> FastAPI:
@@ -94,11 +96,12 @@ class _Routes:
             said = "tool_choice: only none and auto are supported: nothing here makes a model call a tool."
             raise Refused(400, said, param="tool_choice")
         sampling = sampling_of(asked, self._served)
-        tools = [t.model_dump(exclude_none=True) for t in asked.tools or ()] if asked.tool_choice != "none" else []
+        tools = _tools(asked.tools) if asked.tool_choice != "none" else []
         async with request.state.deadline.kept():
             prompt = await self._served.chat([m.model_dump(exclude_unset=True) for m in asked.messages], tools)
         made = [self._served.request(model, prompt, sampling, chat=True, stop_ids=asked.stop_token_ids)]
-        shape = ChatShape(self._token, sampling.logprobs, self._served.template if tools else None)
+        template, single = self._served.template if tools else None, asked.parallel_tool_calls is False
+        shape = ChatShape(self._token, self._bytes, sampling.logprobs, template, single)
         return await self._answer(model, asked, request, shape, made, [prompt])
 
     async def completions(self, asked: CompletionRequest, request: Request) -> Response:
@@ -173,8 +176,8 @@ class _Routes:
         if (asked.prompt is None) == (asked.messages is None):
             raise Refused(400, "Either prompt or messages are tokenised.")
         if asked.messages is not None:
-            tools = [tool.model_dump(exclude_none=True) for tool in asked.tools or ()]
-            prompt = await self._served.chat([m.model_dump(exclude_unset=True) for m in asked.messages], tools)
+            messages = [m.model_dump(exclude_unset=True) for m in asked.messages]
+            prompt = await self._served.chat(messages, _tools(asked.tools))
         else:
             prompt = await self._served.prompt(asked.prompt or "")
         return {"tokens": list(prompt.encoding.ids), "count": len(prompt), "max_model_len": self._served.max_length}
@@ -204,6 +207,9 @@ class _Routes:
 
     def _token(self, token: int) -> str:
         return str(self._served.tokenizer.decode([token], skip_special_tokens=False))
+
+    def _bytes(self, token: int) -> bytes | None:
+        return bytes_of(self._served.tokenizer, token)
 
     async def _answer(
         self,
@@ -251,6 +257,15 @@ async def _whole(first: str, events: AsyncGenerator[str]) -> AsyncGenerator[str]
                 yield event
         except Refused as refused:
             yield f"data: {refused.response().body.decode()}\n\n"
+
+
+def _tools(tools: Sequence[Tool] | None) -> list[dict[str, Any]]:
+    """As the template is given them. Raises Refused for one whose calls are to be held to its schema."""
+    for number, tool in enumerate(tools or ()):
+        if tool.function.strict:
+            said = "strict: nothing here holds a call to its schema while it is made."
+            raise Refused(400, said, param=f"tools.{number}.function.strict")
+    return [tool.model_dump(exclude_none=True, exclude={"function": {"strict"}}) for tool in tools or ()]
 
 
 def _each(prompt: Any) -> list[Any]:

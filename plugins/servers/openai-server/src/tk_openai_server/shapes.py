@@ -19,6 +19,9 @@ LEAST = -9999.0
 Token = Callable[[int], str]
 """The text of a single token."""
 
+Bytes = Callable[[int], bytes | None]
+"""Its bytes, where they are known."""
+
 
 @dataclass
 class _Read:
@@ -42,11 +45,14 @@ class ChatShape:
     """chat.completion: a message, or deltas of one.
 
     template: where tools may be called, what reads an answer. Its text is streamed until a call may begin; calls come whole.
+    single: whether of several calls only the first counts.
     """
 
     token: Token
+    bytes: Bytes
     logprobs: bool
     template: Template | None = None
+    single: bool = False
     kind: str = "chat.completion"
     prefix: str = "chatcmpl"
     _read: dict[int, _Read] = field(default_factory=dict)
@@ -84,7 +90,8 @@ class ChatShape:
         if message is None or not message.tool_calls:
             return {"content": text}
         choice.finish_reason = "tool_calls"
-        return {"content": message.text or None, "tool_calls": [_call(call) for call in message.tool_calls]}
+        calls = message.tool_calls[:1] if self.single else message.tool_calls
+        return {"content": message.text or None, "tool_calls": [_call(call) for call in calls]}
 
     def _choice(self, choice: Choice, said: dict[str, Any], told: Choice | Delta) -> dict[str, Any]:
         """told: whose log-probabilities these are."""
@@ -97,8 +104,9 @@ class ChatShape:
         return {"index": choice.index, **said, "logprobs": logprobs, "finish_reason": choice.finish_reason}
 
     def _logprob(self, token: int, logp: float) -> dict[str, Any]:
-        text = self.token(token)
-        return {"token": text, "logprob": max(logp, LEAST), "bytes": list(text.encode())}
+        found = self.bytes(token)
+        told = None if found is None else list(found)
+        return {"token": self.token(token), "logprob": max(logp, LEAST), "bytes": told}
 
 
 def _call(call: ToolCall) -> dict[str, Any]:
