@@ -228,6 +228,24 @@ def test_the_model_is_listed(client: openai.OpenAI) -> None:
 
 
 @pytest.mark.parametrize(
+    "talk",
+    [
+        [*HELLO, {"role": "assistant", "content": ""}, {"role": "user", "content": "Still there?"}],
+        [*HELLO, {"role": "assistant", "content": "Hi"}, {"role": "system", "content": "Be brief."}, *HELLO],
+        [{"role": "system", "content": "Be brief."}, {"role": "system", "content": "Be polite."}, *HELLO],
+        [{"role": "user", "content": ""}],
+    ],
+)
+def test_a_talk_goes_on_whatever_its_turns_are(client: openai.OpenAI, model: Path, talk: list[Any]) -> None:
+    """An empty answer that the server itself has given, as the client sends it back."""
+    asked = {"model": "tiny", "messages": talk}
+    rendered = httpx.post(str(client.base_url).replace("/v1/", "/tokenize"), json=asked).json()["tokens"]
+    text = AutoTokenizer.from_pretrained(model).decode(rendered)
+    assert all(message["content"] in text for message in talk)
+    assert client.chat.completions.create(model="tiny", messages=talk).choices[0].finish_reason == "length"
+
+
+@pytest.mark.parametrize(
     ("status", "says", "asked"),
     [
         (404, "no model 'other'", {"model": "other"}),

@@ -63,7 +63,7 @@ class Served:
         self.dispatcher = Dispatcher(loaded.engine)
         self.template: Template = loaded.template
         self._model, self._engine = loaded.model, plan.one("engine")
-        self._messages = plan.registry.get("formats", "messages").build()
+        self._messages = plan.registry.get("formats", "messages").build(generation=True)
         self._media = plan.config.media
         self._encoders = ThreadPoolExecutor(1, "encode")  # tokenizers are not made for several threads
         self._fetchers = ThreadPoolExecutor(FETCHERS, "fetch")
