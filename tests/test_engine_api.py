@@ -29,9 +29,28 @@ def test_prompts_are_said_in_any_form(base: str) -> None:
         assert [len(c.logps or ()) for c in tokens] == [3, 3]
 
 
+def test_a_text_to_stop_at_is_one_whatever_is_in_it(base: str) -> None:
+    sampling = {"max_tokens": 30, "temperature": 1.0, "seed": 3}
+    with tk.engine(model=base, template="chatml", sampling=sampling) as engine:
+        ((whole,),) = engine.generate(["Hello"])
+        pairs = zip(whole.text, whole.text[1:], strict=False)
+        here = next(i for i, (a, b) in enumerate(pairs) if a != b and (a + b).isalpha() and (a + b).isascii())
+        one, other = whole.text[here : here + 2]
+        ((same,),) = engine.generate(["Hello"], stop=f"{one},{other}, \n")
+        assert same.text == whole.text
+        ((cut,),) = engine.generate(["Hello"], stop=one + other)
+        assert cut.text == whole.text[: whole.text.index(one + other)]
+        assert cut.finish_reason == "stop"
+
+
 def test_what_cannot_be_asked_is_told(base: str) -> None:
     with tk.engine(model=base, template="chatml") as engine:
-        with pytest.raises(UsageError, match="sampling: .*'heat'"):
+        with pytest.raises(UsageError, match=r"sampling\.heat: there is no such option"):
             engine.generate(["Hello"], heat=2)
+        with pytest.raises(UsageError, match=r"sampling\.temperature: Expected float >= 0"):
+            engine.generate(["Hello"], temperature=-1)
+        for one in ("Hello", [5, 6], [{"role": "user", "content": "Hello"}], tk.Sample((tk.Message("user", "?"),))):
+            with pytest.raises(UsageError, match="prompts: this is one prompt"):
+                engine.generate(one)
         with pytest.raises(UsageError, match="There is no adapter 'loud'"):
             engine.generate(["Hello"], adapter="loud")

@@ -211,6 +211,14 @@ def test_a_wrong_name_is_one_message(word, message, make):
     assert "Traceback" not in said
 
 
+def test_a_folder_whose_project_is_being_written_is_one_message(make, tmp_path):
+    folder = package(tmp_path / "mine", "tk-plugin-mine", "0.1", "tk-kernel")
+    (folder / "pyproject.toml").write_text('[project]\nname = "tk-plugin-mi\n')
+    said = make().tk("plugins", "install", f"{folder}/", "--yes", code=2)
+    assert f"{folder}/: {folder}/pyproject.toml cannot be read: Illegal character" in said
+    assert "Traceback" not in said
+
+
 @pytest.mark.slow
 def test_a_broken_plugin_is_told_when_it_is_installed_and_removed_like_any_other(make):
     place = make()
@@ -275,7 +283,8 @@ def test_a_manifest_restores_what_it_names(make, tmp_path, wheels):
     manifest, listed, run = (tmp_path / name for name in ("plugins.txt", "plugins.json", "run.json"))
     manifest.write_text(lines)
     listed.write_text(place.tk("plugins", "list", "--json"))
-    run.write_text(json.dumps({"plugins": [{"distribution": "tk-plugin-good", "version": "1.0"}]}))
+    good = {"distribution": "tk-plugin-good", "version": "1.0", "source": "", "editable": False}
+    run.write_text(json.dumps({"plugins": [good, {"distribution": "/my/reward.py", "version": ""}]}))
     assert "tk-plugin-good==1.0" in lines.splitlines()
     assert f"tk-plugin-upper @ {wheel(wheels, 'tk_plugin_upper-1.0').as_uri()}" in lines.splitlines()
     assert "nothing changes" in place.tk("plugins", "sync", manifest)
@@ -291,12 +300,41 @@ def test_a_manifest_restores_what_it_names(make, tmp_path, wheels):
     assert place.version("tk-plugin-good") == "1.0"
 
 
+@pytest.mark.slow
+def test_what_came_from_a_repository_is_restored_from_its_commit(make, tmp_path):
+    place = make("acme-lib==1.0")
+    package(tmp_path / "repository" / "below", "tk-plugin-mine", "0.1", "tk-kernel")
+    git = ["git", "-C", tmp_path / "repository", "-c", "user.name=me", "-c", "user.email=me@example.org"]
+    for words in (["init", "-q"], ["add", "-A"], ["commit", "-q", "-m", "one"]):
+        subprocess.run([*git, *words], check=True)
+    commit = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
+    url = f"git+{(tmp_path / 'repository').as_uri()}"
+    pip = [place.python, "-m", "pip", "install", "-q", "--no-deps", f"{url}#subdirectory=below"]
+    subprocess.run(pip, check=True, env=place.environ)
+    manifest, listed = tmp_path / "plugins.txt", tmp_path / "plugins.json"
+    manifest.write_text(place.tk("plugins", "list", "--freeze"))
+    listed.write_text(place.tk("plugins", "list", "--json"))
+    assert f"tk-plugin-mine @ {url}@{commit}#subdirectory=below" in manifest.read_text().splitlines()
+    (tmp_path / "repository" / "below" / "tk_plugin_mine" / "__init__.py").write_text("")
+    subprocess.run([*git, "commit", "-q", "-a", "-m", "two"], check=True)
+    for file in (manifest, listed):
+        assert "nothing changes" in place.tk("plugins", "sync", file)
+        place.tk("plugins", "uninstall", "mine", "--yes")
+        assert "tk-plugin-mine: reward:mine" in place.tk("plugins", "sync", file, "--yes")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("tk-plugin-good==1.0\nwhat is this\n", "plugins.txt:2: 'what is this' names no plugin"),
         ("-e /no/such/folder\n", "plugins.txt:1: /no/such/folder: there is no such folder"),
+        ("tk-plugin-x @ file:///no/such/folder\n", "plugins.txt:1: /no/such/folder: there is no such folder"),
         ('{"nothing": 1}', "plugins.txt: this is no manifest of plugins"),
+        ('[{"distribution": "tk-plugin-x", "version": "1"}]', "plugins.txt: this is no manifest of plugins"),
+        (
+            '[{"distribution": "tk-plugin-x", "version": "1", "source": "file:///no/such", "editable": false}]',
+            "tk-plugin-x 1 was installed from /no/such, which is not here",
+        ),
         (None, "plugins.txt: there is no such file."),
     ],
 )

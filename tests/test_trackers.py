@@ -49,7 +49,8 @@ def test_a_run_is_kept_by_several_at_once(command, inputs, tmp_path, monkeypatch
     run = tmp_path / "run"
     both = [f"--trackers.{name}.python={python}" for name in ("trackio", "wandb")]
     own = ["--trackers.trackio.project", "birds", "--trackers.trackio.dir", tmp_path / "kept"]
-    done = command(*flags(inputs, *both, *own, "--trackers.wandb.mode", "offline", "--output", run))
+    judge = ["--engines.judge.name", "vllm", "--engines.judge.python", "x", "--engines.judge.env.HF_TOKEN", "hf_secret"]
+    done = command(*flags(inputs, *both, *own, *judge, "--trackers.wandb.mode", "offline", "--output", run))
     assert done.code == 0, done.err
     monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "kept"))
     found = asked(python, TRACKIO)
@@ -57,5 +58,8 @@ def test_a_run_is_kept_by_several_at_once(command, inputs, tmp_path, monkeypatch
     losses = [(line["step"], line["loss"]) for line in lines if line["kind"] == "train"]
     assert [(row["step"], row["train/loss"]) for row in found["logs"] if "train/loss" in row] == losses
     assert found["config"]["train.steps"] == 2
+    assert found["config"]["engines.judge.env.HF_TOKEN"] == "***"
+    kept = [path for path in tmp_path.rglob("*") if path.is_file() and b"hf_secret" in path.read_bytes()]
+    assert kept == [run / "config.yaml"]
     assert found["alerts"] == ["finished"]
     assert list((run / "wandb" / "wandb").glob("offline-run-*/*.wandb"))

@@ -63,6 +63,7 @@ def test_a_plugin_in_order_is_ok_and_its_default_is_used(report, install):
             "loading it ends the process with exit code 8",
         ),
         ("import os\nos._exit(7)", "loading it ends the process with exit code 7"),
+        ("import os\nos._exit(0)", "loading it ends the process with exit code 0"),
         ("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)", "loading it ends the process by signal SIGSEGV"),
     ],
 )
@@ -91,8 +92,9 @@ def test_a_default_that_cannot_be_imported_is_broken(report, install):
     assert "launcher local: ModuleNotFoundError: No module named 'gone_since'" in found.broken
 
 
-def test_a_component_that_ends_the_process_is_told_and_the_next_is_asked(report, install, site):
-    (site / "deadly.py").write_text("import os\nos._exit(1)\n")
+@pytest.mark.parametrize("code", [0, 1])
+def test_a_component_that_ends_the_process_is_told_and_the_next_is_asked(code, report, install, site):
+    (site / "deadly.py").write_text(f"import os\nos._exit({code})\n")
     source = LOCAL.format(module="tk_plugin_here") + (
         "    @hookimpl\n    def tk_trackers():\n"
         "        from tk import TrackerSpec\n"
@@ -101,7 +103,13 @@ def test_a_component_that_ends_the_process_is_told_and_the_next_is_asked(report,
     )
     install("tk-plugin-here", source)
     found = {c.name: c.why for c in report("tk-plugin-here").components}
-    assert found == {"local": "", "deadly": "importing it ends the process with exit code 1", "harmless": ""}
+    assert found == {"local": "", "deadly": f"importing it ends the process with exit code {code}", "harmless": ""}
+
+
+def test_what_fails_when_all_is_answered_is_usable(report, install, site):
+    (site / "late.py").write_text("import atexit, os\natexit.register(os._exit, 5)\nLocal = int\n")
+    install("tk-plugin-here", LOCAL.format(module="late"))
+    assert [(c.name, c.why) for c in report("tk-plugin-here").components] == [("local", "")]
 
 
 def test_a_default_that_only_a_broken_plugin_can_have_is_broken(report, install):
@@ -165,6 +173,8 @@ def test_an_editable_install_whose_folder_has_moved_on_is_stale(install, site, t
         '[project]\nname = "x"\n[project.entry-points.tk]\ntk-plugin-here = "tk_plugin_here"\n'
     )
     assert told() == ""
+    (folder / "pyproject.toml").write_text('[project]\nname = "x\n')
+    assert told().startswith(f"{folder}/pyproject.toml cannot be read: Illegal character")
 
 
 def test_what_plugins_depend_on_is_told_with_what_does_not_meet_it(report, install, site):
@@ -180,6 +190,22 @@ def test_what_plugins_depend_on_is_told_with_what_does_not_meet_it(report, insta
     assert found["not-installed-at-all"].version == ""
     assert "nor-this" not in found
     assert found["typer"].wrong == ""
+
+
+def test_a_requirement_that_cannot_be_read_is_told_of_a_plugin_and_no_matter_of_others(report, install, site, tk):
+    for name in ("tk-plugin-here", "omegaconf"):
+        path = install(name, LOCAL.format(module="tk_plugin_here"))
+        metadata = path.with_name(f"{path.stem}-1.0.dist-info") / "METADATA"
+        metadata.write_text(metadata.read_text() + "Requires-Dist: PyYAML (>=5.1.*)\nRequires-Dist: pluggy>=99\n")
+    (site / "omegaconf-1.0.dist-info" / "entry_points.txt").unlink()
+    found = report("tk-plugin-here")
+    here = state(found, "tk-plugin-here")
+    told = "its metadata names 'PyYAML (>=5.1.*)', which is no requirement that can be read"
+    assert (here.state, here.notes) == ("ok", [told])
+    assert [p.wanted_by for p in found.packages if p.name == "pluggy" and p.wrong] != []
+    assert installed.Installed().get("omegaconf") is not None
+    checked = tk("plugins", "check", "tk-plugin-here", env={"TK_PLUGINS": "tk-plugin-here"})
+    assert f"tk-plugin-here: {told}\n" in checked.stdout
 
 
 def test_the_command_prints_what_was_found_and_its_exit_code(tk, install):

@@ -8,7 +8,8 @@ import pytest
 
 from tk.compose import compose
 from tk.config.files import listed, schema, to_yaml
-from tk.config.resolve import chosen_kinds, resolve, sections_of
+from tk.config.resolve import changed, chosen_kinds, resolve, sections_of
+from tk.config.secret import published_command, without_credentials
 from tk.config.sections import FIXED
 from tk.config.tree import from_environment, from_flags, from_mapping, from_yaml
 from tk.errors import ConfigError, UsageError
@@ -58,9 +59,16 @@ SOURCE = """
         yield LossSpec(name="causal-lm", target="x:y", config=Smoothing)
         yield LossSpec(name="dft", target="x:y")
 
+    @dataclass(frozen=True)
+    class Far:
+        url: Annotated[str, doc("Address.")] = ""
+        env: Annotated[dict[str, str], doc("Variables.", secret=True)] = field(default_factory=dict)
+        api_keys: Annotated[list[str], doc("Keys.", secret=True)] = field(default_factory=list)
+
     @hookimpl
     def tk_engines():
         yield EngineSpec(name="transformers", target="x:y")
+        yield EngineSpec(name="far", target="x:y", config=Far)
 
     @hookimpl
     def tk_models():
@@ -321,3 +329,70 @@ def test_the_cache_is_where_the_environment_says() -> None:
     assert cache_root({"TK_CACHE": "/a", "XDG_CACHE_HOME": "/b"}) == Path("/a")
     assert cache_root({"XDG_CACHE_HOME": "/b"}) == Path("/b/tk")
     assert cache_root({}) == Path("~/.cache/tk").expanduser()
+
+
+def test_what_is_secret_is_not_published_and_nothing_else_is_hidden(read):
+    text = "engine: {name: far, url: 'https://host:1/v1', env: {HF_TOKEN: hf_1}}\n"
+    text += "engines: {judge: {name: far, api_keys: [one, two], url: 'https://me:pass@host/v1?a=b&api_key=k1'}}\n"
+    config = read(text)
+    assert config.chosen["engine"].options.env == {"HF_TOKEN": "hf_1"}
+    assert config.published["engine"]["env"] == {"HF_TOKEN": "***"}
+    assert config.published["engines"]["judge"]["api_keys"] == ["***", "***"]
+    assert config.published["engines"]["judge"]["url"] == "https://***@host/v1?a=b&api_key=***"
+    assert {row["path"] for row in listed(config) if _at(config.published, row["path"]) != row["value"]} == {
+        "engine.env.HF_TOKEN",
+        "engines.judge.api_keys",
+        "engines.judge.url",
+    }
+    assert read("train: {seed: 1}").published == read("train: {seed: 1}").tree
+
+
+def test_fields_that_are_changed_from_python_are_read_as_a_config_is(read):
+    sampling = read("sampling: {stop: [END], temperature: 0.5, seed: 3}").sampling
+    assert changed("sampling", sampling, {}) == sampling
+    new = changed("sampling", sampling, {"stop": "a, b\n", "seed": None, "top_k": "5", "logit_bias": {7: 1}})
+    assert (new.stop, new.seed, new.top_k, new.logit_bias) == (("a, b\n",), None, 5, {"7": 1.0})
+    assert new.temperature == 0.5
+    with pytest.raises(ConfigError, match=r"sampling\.stp: there is no such option. Did you mean 'stop'"):
+        changed("sampling", sampling, {"stp": "END"})
+    with pytest.raises(ConfigError, match=r"sampling: top_logprobs: they come with"):
+        changed("sampling", sampling, {"top_logprobs": 2})
+
+
+def test_a_line_break_is_a_word_of_a_list(read):
+    assert read(r'sampling: {stop: "\n"}').sampling.stop == ("\n",)
+    assert read(flags=[("sampling.stop", "END, \n ,x")]).sampling.stop == ("END", "x")
+
+
+def _at(tree, path):
+    for name in path.split("."):
+        tree = tree[name]
+    return tree
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("postgresql://me:p%40ss@db/x", "postgresql://***@db/x"),
+        ("http://host:8000/?write_token=abc&project=birds", "http://host:8000/?write_token=***&project=birds"),
+        ("https://s3/x.jsonl?X-Amz-Signature=abc", "https://s3/x.jsonl?X-Amz-Signature=***"),
+        ("https://host/users/@me?page=2", "https://host/users/@me?page=2"),
+        ("write to me@example.org", "write to me@example.org"),
+    ],
+)
+def test_addresses_are_shown_without_credentials(text, shown):
+    assert without_credentials(text) == shown
+
+
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        (["--engine", "far", "--engine.env", "{A: b}"], ["--engine", "far", "--engine.env", "***"]),
+        (["--engine.env.HF_TOKEN=hf_1", "--json"], ["--engine.env.HF_TOKEN=***", "--json"]),
+        (["--engines.judge.api-keys", "k", "rest"], ["--engines.judge.api-keys", "***", "rest"]),
+        (["--engine", "{name: far, env: {A: b}}"], ["--engine", "***"]),
+        (["--data", "https://me:pass@host/x"], ["--data", "https://***@host/x"]),
+    ],
+)
+def test_a_command_is_shown_without_secrets(words, shown):
+    assert published_command(words, {("engine", "env"), ("engines", "judge", "api_keys")}) == shown

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
+import json
 from pathlib import Path
 
 import pytest
 
-from tk import plugins
+from tk import packages, plugins
 from tk.errors import TkError, UsageError
 from tk.hookspecs import hookspec  # noqa: F401  (the public page)
+from tk.installed import Installed
 from tk.plugins import Selection
 from tk.specs import KINDS
 
@@ -95,6 +98,30 @@ def test_a_broken_plugin_is_listed_with_its_reason_and_breaks_nothing_else(case,
     assert states["tk-plugin-good"].status == "ok"
     assert registry.get("rewards", "good").name == "good"
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("written", "mend"),
+    [
+        (None, "tk plugins uninstall tk-plugin-bad, then tk plugins install tk-plugin-bad"),
+        ({"url": "file://{here}", "dir_info": {"editable": True}}, "mend it in {here}, or tk plugins uninstall"),
+        ({"url": "file://{here}", "dir_info": {}}, "then tk plugins install {here}"),
+        ({"url": "file:///gone", "dir_info": {}}, "tk plugins uninstall tk-plugin-bad"),
+        (
+            {"url": "https://example.org/bad.whl", "archive_info": {}},
+            "then pip install 'tk-plugin-bad @ https://example.org/bad.whl'",
+        ),
+    ],
+)
+def test_a_broken_plugin_is_installed_anew_from_where_it_came_from(written, mend, install, found, site: Path):
+    install("tk-plugin-bad", "def broken(:")
+    if written:
+        direct = json.dumps(written).replace("{here}", str(site))
+        (site / "tk_plugin_bad-1.0.dist-info" / "direct_url.json").write_text(direct)
+    importlib.invalidate_caches()
+    (plugin,) = plugins.load(Selection(), found=found()).plugins
+    assert mend.replace("{here}", str(site)) in plugin.mend
+    assert ("then" in mend) == ("then" in plugin.mend)
 
 
 def test_output_at_import_is_kept_off_the_terminal_and_noted(install, found, capfd):
@@ -330,3 +357,46 @@ def test_a_local_file_may_own_a_kind_that_an_installed_plugin_fills(install, fou
         "    yield KindSpec(name='moods', singular='mood', summary='Moods.')\n"
     )
     assert plugins.load(Selection(files=(str(path),)), found=found()).names("moods") == ["glad"]
+
+
+@pytest.mark.parametrize(
+    ("written", "line"),
+    [
+        (None, "tk-plugin-good==1.0"),
+        ({"url": "https://example.org/good.whl", "archive_info": {}}, "tk-plugin-good @ https://example.org/good.whl"),
+        ({"url": "{folder}", "dir_info": {"editable": True}}, "-e {path}"),
+        ({"url": "{folder}", "dir_info": {}}, "tk-plugin-good @ {folder}"),
+        (
+            {
+                "url": "https://example.org/good.git",
+                "vcs_info": {"vcs": "git", "requested_revision": "main", "commit_id": "abc"},
+                "subdirectory": "plugins/good",
+            },
+            "tk-plugin-good @ git+https://example.org/good.git@abc#subdirectory=plugins/good",
+        ),
+    ],
+)
+def test_manifests_say_where_a_plugin_came_from(written, line, install, found, site: Path, tmp_path: Path):
+    folder = tmp_path / "my source"
+    folder.mkdir()
+    (folder / "pyproject.toml").write_text('[project]\nname = "tk-plugin-good"\n')
+
+    def placed(text: str) -> str:
+        return text.replace("{folder}", folder.as_uri()).replace("{path}", str(folder))
+
+    install("tk-plugin-good", good())
+    if written:
+        (site / "tk_plugin_good-1.0.dist-info" / "direct_url.json").write_text(placed(json.dumps(written)))
+    importlib.invalidate_caches()
+    there = Installed()
+    lines, run = tmp_path / "plugins.txt", tmp_path / "run.json"
+    lines.write_text("\n".join(packages.manifest(there)))
+    assert placed(line) in lines.read_text().splitlines()
+    run.write_text(json.dumps({"plugins": plugins.load(Selection(), found=found()).manifests()}))
+    (from_line,) = [asked for asked in packages.asked_by(lines, there) if asked.name == "tk-plugin-good"]
+    assert packages.asked_by(run, there) == [from_line]
+    assert packages.different([from_line], there) == []
+    folder.rename(tmp_path / "gone")
+    if written and written["url"] == "{folder}":
+        with pytest.raises(UsageError, match=r"was installed from .*my source, which is not here"):
+            packages.asked_by(run, there)

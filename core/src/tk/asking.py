@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -11,6 +11,7 @@ from typing import Any
 from tk import engines
 from tk.capabilities import CAPABILITIES
 from tk.compose import Plan
+from tk.config.resolve import changed
 from tk.contracts import Completion, Delta, Request, Sampling
 from tk.errors import UsageError
 from tk.loading import runtime
@@ -31,20 +32,23 @@ class Asking:
         self.model = self._loaded.model
 
     def generate(
-        self, prompts: Sequence[Prompt], *, tools: Sequence[Mapping[str, Any]] = (), adapter: str = "", **sampling: Any
+        self, prompts: Iterable[Prompt], *, tools: Sequence[Mapping[str, Any]] = (), adapter: str = "", **sampling: Any
     ) -> list[list[Completion]]:
         """`n` completions of each prompt, in order. sampling: fields of the section, instead of the config's.
 
-        Raises TkError for a prompt that cannot be answered.
+        Raises UsageError for one prompt in the place of several, ConfigError for fields that are none, and TkError for
+        a prompt that cannot be answered.
         """
-        asked = [self._request(prompt, tools, adapter, sampling) for prompt in prompts]
+        settings = changed("sampling", self._sampling, sampling)
+        asked = [self._request(prompt, tools, adapter, settings) for prompt in _several(prompts)]
         return engines.generate(self._loaded.engine, asked)
 
     def stream(
         self, prompt: Prompt, *, tools: Sequence[Mapping[str, Any]] = (), adapter: str = "", **sampling: Any
     ) -> Iterator[Delta]:
         """One completion in pieces, as they come."""
-        return engines.stream(self._loaded.engine, self._request(prompt, tools, adapter, {**sampling, "n": 1}))
+        settings = changed("sampling", self._sampling, {**sampling, "n": 1})
+        return engines.stream(self._loaded.engine, self._request(prompt, tools, adapter, settings))
 
     def close(self) -> None:
         self._loaded.engine.close()
@@ -55,13 +59,7 @@ class Asking:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
 
-    def _request(
-        self, prompt: Prompt, tools: Sequence[Mapping[str, Any]], adapter: str, changes: Mapping[str, Any]
-    ) -> Request:
-        try:
-            sampling = replace(self._sampling, **changes)
-        except TypeError as error:
-            raise UsageError(f"sampling: {error}.") from error
+    def _request(self, prompt: Prompt, tools: Sequence[Mapping[str, Any]], adapter: str, sampling: Sampling) -> Request:
         asked = self._of(prompt, tools, adapter, sampling)
         lacking = [(word, name) for word, name in asked.needs.items() if word not in self._supports]
         for word, name in lacking:
@@ -86,3 +84,12 @@ class Asking:
         row = {"messages": list(prompt), **({"tools": list(tools)} if tools else {})}
         sample: Sample = self._messages(row)
         return replace(sample, origin="prompt")
+
+
+def _several(prompts: Iterable[Prompt]) -> list[Prompt]:
+    """Raises UsageError where they are one prompt: a text, a sample, tokens or a conversation."""
+    if not isinstance(prompts, str | Sample):
+        found = list(prompts)
+        if not any(isinstance(one, int | Message | Mapping) for one in found):
+            return found
+    raise UsageError("prompts: this is one prompt, and a list of them is asked for: generate([prompt]).")

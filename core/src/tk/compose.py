@@ -28,6 +28,11 @@ class Plan:
         """The resolved config as plain values, as saved in config.yaml."""
         return self.config.tree
 
+    @property
+    def published(self) -> Mapping[str, Any]:
+        """The same as others may see it, without what is secret: for trackers, and what is kept with the results."""
+        return self.config.published
+
     def one(self, section: str) -> Chosen:
         """The component of a section that holds one (tuner, method, template, optim …)."""
         if section in self.config.chosen:

@@ -21,7 +21,8 @@ from typing import Any
 
 from tk import __version__
 from tk.errors import TkError
-from tk.installed import Installed, normal, stale
+from tk.installed import Installed, anew, normal, stale, unreadable
+from tk.probe import END
 
 SHOWN = ("engines", "launchers", "strategies", "trackers")
 """Kinds of which every component is asked whether it can be used here; of the others those chosen by default."""
@@ -150,15 +151,15 @@ def _states(there: Installed, rows: Sequence[Mapping[str, Any]]) -> Iterator[Fou
     doubled = there.duplicates()
     for row in sorted(rows, key=lambda row: (row["plugin"], row["name"])):
         state, why, mend = row["state"], row["problem"], row["mend"]
-        again = f"tk plugins uninstall {row['plugin']}, then tk plugins install {row['plugin']}"
         installed = there.get(row["plugin"])
         if state == "disabled":
             why = "by TK_PLUGINS or TK_DISABLE_PLUGINS"
-        elif state == "ok" and (text := doubled.get(normal(row["plugin"]))):
-            state, why, mend = "duplicate", text, again
+        elif state == "ok" and installed and (text := doubled.get(normal(row["plugin"]))):
+            state, why, mend = "duplicate", text, anew(installed)
         elif state == "ok" and installed and (text := stale(installed)):
-            state, why, mend = "stale metadata", text, again
-        yield Found(row["plugin"], row["name"], row["version"], state, why, mend, row["notes"])
+            state, why, mend = "stale metadata", text, anew(installed)
+        notes = [*row["notes"], *(unreadable(installed) if installed else ())]
+        yield Found(row["plugin"], row["name"], row["version"], state, why, mend, notes)
 
 
 def _packages(there: Installed) -> Iterator[Package]:
@@ -211,19 +212,23 @@ def _ask(question: str, asked: Any) -> subprocess.Popen[str]:
 
 
 def _answers(process: subprocess.Popen[str]) -> tuple[list[Any], str, str]:
-    """What a process has answered, how it ended if not well ("ends the process …"), and the last line it printed."""
+    """What a process has answered, how it ended if not well ("ends the process …"), and the last line it printed.
+
+    One that ends without the last answer (tk.probe.END) has not ended well, whatever its exit code.
+    """
+    late = ""
     try:
         out, err = process.communicate(timeout=TIME_LIMIT)
-        code = process.returncode
-        how = f"by signal {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
-        ended = f"ends the process {how}" if code else ""
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         out, err = process.communicate()
-        ended = f"takes more than {TIME_LIMIT} seconds"
-    lines = [line for line in out.splitlines(keepends=True) if line.endswith("\n")]
+        late = f"takes more than {TIME_LIMIT} seconds"
+    rows = [json.loads(line) for line in out.splitlines(keepends=True) if line.endswith("\n")]
+    code = process.returncode
+    how = f"by signal {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
+    ended = "" if code == 0 and rows[-1:] == [END] else late or f"ends the process {how}"
     last = err.strip().splitlines()[-1] if err.strip() else ""
-    return [json.loads(line) for line in lines], ended, last
+    return [row for row in rows if row != END], ended, last
 
 
 def _asked(question: str, asked: Any) -> tuple[list[Any], str]:
@@ -238,7 +243,7 @@ def _imported(references: Sequence[Sequence[str]]) -> list[str]:
     while len(told) < len(references):
         rows, ended = _asked("imports", references[len(told) :])
         told += rows
-        if ended:
+        if ended and len(told) < len(references):
             told.append(f"importing it {ended}")
     return told
 

@@ -48,15 +48,17 @@ TEMPORARY = ".tmp"
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[Callable[[str | bytes], None]]:
+def writing(path: Path, *, private: bool = False) -> Iterator[Callable[[str | bytes], None]]:
     """Writes to a file, piece by piece, that is put in its place when the block ends without an error.
 
-    Folders on the way are made. Raises WriteError on a full disk; an error of the block leaves what was there.
+    private: only its owner may read it. Folders on the way are made. Raises WriteError on a full disk; an error of the block leaves what was there.
     """
     work = path.with_name(path.name + TEMPORARY)
     with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         file = work.open("wb")
+        if private:
+            work.chmod(0o600)
 
     def write(content: str | bytes) -> None:
         with explained(path):
@@ -76,9 +78,9 @@ def writing(path: Path) -> Iterator[Callable[[str | bytes], None]]:
         work.unlink(missing_ok=True)
 
 
-def write_file(path: Path, content: str | bytes) -> Path:
+def write_file(path: Path, content: str | bytes, *, private: bool = False) -> Path:
     """Put a file in its place, or leave what was there. Raises WriteError on a full disk."""
-    with writing(path) as write:
+    with writing(path, private=private) as write:
         write(content)
     return path
 

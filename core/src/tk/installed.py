@@ -8,15 +8,20 @@ from __future__ import annotations
 
 import csv
 import json
+import shlex
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import Distribution, distributions
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlparse
 
-from packaging.requirements import Requirement
+from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
+
+from tk.errors import TkError
 
 GROUP = "tk"
 KERNEL = "tk-kernel"
@@ -32,14 +37,30 @@ def is_plugin(found: Distribution) -> bool:
 
 
 def requirements(found: Distribution) -> list[Requirement]:
-    """What it depends on here: markers decided, extras left out."""
-    every = (Requirement(line) for line in found.requires or ())
-    return [r for r in every if r.marker is None or r.marker.evaluate({"extra": ""})]
+    """What it depends on here: markers decided, extras left out, and what cannot be read (`unreadable`)."""
+    return [r for r in _every(found) if r.marker is None or r.marker.evaluate({"extra": ""})]
 
 
 def optional(found: Distribution) -> list[Requirement]:
     """What its extras bring."""
-    return [r for r in map(Requirement, found.requires or ()) if r.marker is not None and "extra" in str(r.marker)]
+    return [r for r in _every(found) if r.marker is not None and "extra" in str(r.marker)]
+
+
+def unreadable(found: Distribution) -> list[str]:
+    """What is said of each of its requirements that is none by the rules of today, as old packages have them."""
+    lines = [line for line in found.requires or () if _read(line) is None]
+    return [f"its metadata names {line!r}, which is no requirement that can be read" for line in lines]
+
+
+def _every(found: Distribution) -> list[Requirement]:
+    return [read for line in found.requires or () if (read := _read(line)) is not None]
+
+
+def _read(line: str) -> Requirement | None:
+    try:
+        return Requirement(line)
+    except InvalidRequirement:
+        return None
 
 
 def unmet(name: str) -> list[Requirement]:
@@ -47,22 +68,53 @@ def unmet(name: str) -> list[Requirement]:
     return Installed().unmet(name)
 
 
-def source(found: Distribution) -> tuple[str, bool]:
-    """Where it was installed from if not from an index (a path or URL), and whether that is what runs (editable)."""
+@dataclass(frozen=True)
+class Source:
+    """Where a distribution was installed from: "" for an index, else an address as installers take it.
+
+    Of a repository it has the commit: git+https://…@…#subdirectory=…. editable: what runs is the code there.
+    """
+
+    url: str = ""
+    editable: bool = False
+
+    @property
+    def path(self) -> str:
+        """Of a folder or file of this machine, else ""."""
+        url = urlparse(self.url)
+        return unquote(url.path) if url.scheme == "file" else ""
+
+
+def source(found: Distribution) -> Source:
+    """What its installer has written of where it is from (packaging.python.org, direct_url.json)."""
     text = found.read_text("direct_url.json")
     if not text:
-        return "", False
-    origin = json.loads(text)
-    url = urlparse(origin.get("url", ""))
-    place = unquote(url.path) if url.scheme == "file" else origin.get("url", "")
-    return place, bool(origin.get("dir_info", {}).get("editable"))
+        return Source()
+    written = json.loads(text)
+    url, vcs, below = written["url"], written.get("vcs_info"), written.get("subdirectory")
+    if vcs:
+        url = f"{vcs['vcs']}+{url}@{vcs['commit_id']}"
+    return Source(f"{url}#subdirectory={below}" if below else url, bool(written.get("dir_info", {}).get("editable")))
+
+
+def anew(found: Distribution) -> str:
+    """The commands that install it anew, from where it came from: an index may have another package of its name."""
+    name, origin = normal(found.metadata["Name"]), source(found)
+    gone = f"tk plugins uninstall {name}"
+    if origin.path:
+        if not Path(origin.path).exists():
+            return gone
+        return f"{gone}, then tk plugins install {'-e ' if origin.editable else ''}{shlex.quote(origin.path)}"
+    if origin.url:
+        return f"{gone}, then pip install {shlex.quote(f'{name} @ {origin.url}')}"
+    return f"{gone}, then tk plugins install {name}"
 
 
 def stale(found: Distribution) -> str:
     """Why its metadata does not tell of what is there, in words; "" where it does."""
-    place, editable = source(found)
-    if editable:
-        return _moved_on(found, Path(place))
+    origin = source(found)
+    if origin.editable:
+        return _moved_on(found, Path(origin.path))
     record = found.read_text("RECORD")
     rows = csv.reader(record.splitlines()) if record else ()
     files = [row[0] for row in rows if row and not row[0].endswith(".pyc")]
@@ -75,12 +127,25 @@ def _moved_on(found: Distribution, folder: Path) -> str:
     if not folder.is_dir():
         return f"its folder {folder} is gone"
     file = folder / "pyproject.toml"
-    project = tomllib.loads(file.read_text("utf-8")).get("project", {}) if file.is_file() else {}
+    try:
+        project = project_of(folder)
+    except TkError as error:
+        return str(error).rstrip(".")
     declared = project.get("entry-points", {}).get(GROUP, {})
     known = {entry.name: entry.value for entry in found.entry_points if entry.group == GROUP}
     if project and declared != known:
         return f"it is installed with other entry points than {file} has"
     return ""
+
+
+def project_of(folder: Path) -> Mapping[str, Any]:
+    """What a folder's pyproject.toml says of its package, {} where it has none. Raises TkError where it cannot be read."""
+    file = folder / "pyproject.toml"
+    try:
+        found: Mapping[str, Any] = tomllib.loads(file.read_text("utf-8")).get("project", {}) if file.is_file() else {}
+    except ValueError as error:  # no TOML, or no text
+        raise TkError(f"{file} cannot be read: {error}.") from error
+    return found
 
 
 class Installed:
@@ -92,7 +157,7 @@ class Installed:
         found: dict[str, dict[tuple[str, str], Distribution]] = {}
         for one in distributions():
             name = one.metadata["Name"]
-            if name:  # a folder that an interrupted install has left holds none
+            if name and one.version:  # a folder that an interrupted install has left holds neither
                 found.setdefault(normal(name), {}).setdefault((str(one.locate_file("")), one.version), one)
         return {name: list(copies.values()) for name, copies in found.items()}
 

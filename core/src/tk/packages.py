@@ -12,7 +12,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tomllib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,13 +20,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Protocol
-from urllib.parse import unquote, urlparse
+from urllib.parse import unquote
 
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 
 from tk.errors import TkError, UsageError, nearest
-from tk.installed import KERNEL, Installed, is_plugin, normal, source
+from tk.installed import KERNEL, Installed, Source, is_plugin, normal, project_of, source
 
 PREFIX = "tk-plugin-"
 
@@ -104,8 +103,10 @@ def _name_at(path: Path, word: str) -> str:
             raise UsageError(f"{word}: this is no wheel's name: {error}.") from None
     if path.is_file():
         return normal(path.name.removesuffix(".tar.gz").rpartition("-")[0])
-    file = path / "pyproject.toml"
-    name = tomllib.loads(file.read_text("utf-8")).get("project", {}).get("name") if file.is_file() else None
+    try:
+        name = project_of(path).get("name")
+    except TkError as error:
+        raise UsageError(f"{word}: {error}") from error
     if not name:
         raise UsageError(f"{word}: the folder holds no package (no pyproject.toml with a [project] name).")
     return normal(name)
@@ -332,12 +333,10 @@ def manifest(there: Installed) -> list[str]:
 def _line(name: str, there: Installed) -> str:
     found = there.get(name)
     assert found is not None
-    place, editable = source(found)
-    if editable:
-        return f"-e {place}"
-    if place:
-        return f"{name} @ {Path(place).as_uri() if place.startswith('/') else place}"
-    return f"{name}=={found.version}"
+    origin = source(found)
+    if origin.editable:
+        return f"-e {origin.path}"
+    return f"{name} @ {origin.url}" if origin.url else f"{name}=={found.version}"
 
 
 def asked_by(file: Path, there: Installed) -> list[Asked]:
@@ -358,10 +357,23 @@ def _from_json(file: Path, text: str) -> list[Asked]:
     try:
         found = json.loads(text)
         rows: Sequence[Mapping[str, Any]] = found["plugins"] if isinstance(found, dict) else found
-        versions = {normal(row["distribution"]): row["version"] for row in rows}
-        return [Asked(name, (f"{name}=={version}",)) for name, version in versions.items()]
+        found_at = {normal(row["distribution"]): row for row in rows if row["version"]}  # a local file has none
+        asked = {n: (row["version"], Source(row["source"], row["editable"])) for n, row in found_at.items()}
     except (KeyError, TypeError, ValueError) as error:
         raise UsageError(f"{file}: this is no manifest of plugins: {type(error).__name__}: {error}.") from None
+    return [_again(str(file), name, version, origin) for name, (version, origin) in asked.items()]
+
+
+def _again(where: str, name: str, version: str, origin: Source) -> Asked:
+    """What installs it from where it was. Raises UsageError where that was a folder or file, and it is not here."""
+    if origin.path and not Path(origin.path).exists():
+        raise UsageError(
+            f"{where}: {name} {version} was installed from {origin.path}, which is not here: install it from where it is "
+            "now, and take it out of the manifest. A package of this name in an index may be another one."
+        )
+    if origin.editable:
+        return Asked(name, ("-e", origin.path))
+    return Asked(name, (f"{name} @ {origin.url}" if origin.url else f"{name}=={version}",))
 
 
 def _from_line(where: str, line: str) -> Asked:
@@ -372,6 +384,9 @@ def _from_line(where: str, line: str) -> Asked:
         found = Requirement(line)
     except InvalidRequirement as error:
         raise UsageError(f"{where}: {line!r} names no plugin: {error}.") from None
+    path = Source(found.url or "").path
+    if path and not Path(path).exists():
+        raise UsageError(f"{where}: {path}: there is no such folder or wheel.")
     return Asked(normal(found.name), (line,))
 
 
@@ -384,13 +399,12 @@ def _is_there(one: Asked, there: Installed) -> bool:
     found = there.get(one.name)
     if found is None:
         return False
-    place, editable = source(found)
+    origin = source(found)
     if one.words[0] == "-e":
-        return editable and Path(place) == Path(one.words[1])
+        return origin.editable and Path(origin.path) == Path(one.words[1])
     wanted = Requirement(one.words[0])
     if wanted.url:
-        url = urlparse(wanted.url)
-        return place == (unquote(url.path) if url.scheme == "file" else wanted.url)
+        return not origin.editable and unquote(origin.url) == unquote(wanted.url)
     return wanted.specifier.contains(found.version, prereleases=True)
 
 

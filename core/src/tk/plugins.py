@@ -287,6 +287,10 @@ def _mend(error: BaseException, plugin: Plugin) -> str:
         top = error.name.partition(".")[0]
         if top != plugin.value.partition(".")[0]:
             return f"pip install {top}"
-    return (
-        f"pip install --force-reinstall --no-deps {plugin.distribution}, or tk plugins uninstall {plugin.distribution}"
-    )
+    there = installed.Installed().get(plugin.distribution)
+    if there is None:
+        return ""
+    origin = installed.source(there)
+    if origin.editable:
+        return f"mend it in {origin.path}, or tk plugins uninstall {plugin.distribution}"
+    return installed.anew(there)

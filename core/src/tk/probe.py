@@ -1,7 +1,7 @@
 """Questions that run a stranger's code, for a process of their own: `python -m tk.probe QUESTION`, with JSON on standard input.
 
 What imports plugins, components or torch may print, exit, crash or never return; who asks is not affected (tk.doctor).
-Answers are lines of JSON on standard output.
+Answers are lines of JSON on standard output; the last of them is END, so that a process which ends before it is known.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from tk import plugins
 from tk.registry import Component
 
 Tell = Callable[[Any], None]
+END = {"end": True}
 
 
 def discover(asked: Mapping[str, Any], tell: Tell) -> None:
@@ -103,7 +104,12 @@ def main() -> None:
     """Answers go to the standard output that was given; what is printed meanwhile goes to standard error."""
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as answers:
         os.dup2(2, 1)
-        QUESTIONS[sys.argv[1]](json.load(sys.stdin), lambda answer: print(json.dumps(answer), file=answers, flush=True))
+
+        def tell(answer: Any) -> None:
+            print(json.dumps(answer), file=answers, flush=True)
+
+        QUESTIONS[sys.argv[1]](json.load(sys.stdin), tell)
+        tell(END)
 
 
 if __name__ == "__main__":

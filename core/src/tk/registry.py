@@ -6,6 +6,7 @@ import hashlib
 import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import metadata
 from typing import Any
 
 from tk import needs
@@ -167,7 +168,18 @@ class Registry:
         )
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
-    def manifests(self) -> list[Mapping[str, str]]:
-        """Distribution and version of each usable plugin, for run.json."""
+    def manifests(self) -> list[Mapping[str, Any]]:
+        """Distribution, version and source of each usable plugin, for run.json."""
         unique = {(plugin.distribution, plugin.version) for plugin in self.plugins if plugin.status == "ok"}
-        return [{"distribution": name, "version": version} for name, version in sorted(unique)]
+        return [{"distribution": name, "version": version, **source_of(name)} for name, version in sorted(unique)]
+
+
+def source_of(distribution: str) -> dict[str, Any]:
+    """Where a plugin came from (tk.installed.Source), for manifests; a local file from nowhere but itself."""
+    from tk import installed  # only where a manifest is written
+
+    try:
+        found = installed.source(metadata.distribution(distribution))
+    except metadata.PackageNotFoundError:
+        found = installed.Source()
+    return {"source": found.url, "editable": found.editable}

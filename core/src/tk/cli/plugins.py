@@ -15,7 +15,7 @@ from tk.cli.output import as_json, table
 from tk.config.files import is_options
 from tk.config.options import options_of
 from tk.errors import TkError, UsageError, nearest
-from tk.registry import Component, Plugin, Registry
+from tk.registry import Component, Plugin, Registry, source_of
 
 app = typer.Typer(
     add_completion=False,
@@ -112,6 +112,7 @@ def _row(plugin: Plugin) -> dict[str, Any]:
         "name": plugin.name,
         "distribution": plugin.distribution,
         "version": plugin.version,
+        **source_of(plugin.distribution),
         "status": plugin.status,
         "reason": plugin.reason,
         "mend": plugin.mend,
@@ -171,13 +172,12 @@ def component_problems(component: Component) -> list[str]:
 
 
 def _metadata_problems(names: Collection[str] | None) -> list[dict[str, str]]:
-    """Distributions of these names (None: all) with metadata twice on the path, or metadata of what is gone."""
-    from tk.installed import Installed, stale
+    """Distributions of these names (None: all) with metadata twice, of what is gone, or that cannot be read."""
+    from tk.installed import Installed, stale, unreadable
 
     there = Installed()
-    found = there.duplicates() | {n: text for n, one in there.own().items() if (text := stale(one))}
-    return [
-        {"plugin": name, "problem": f"{text}: install it again"}
-        for name, text in sorted(found.items())
-        if names is None or name in names
-    ]
+    own = there.own()
+    again = there.duplicates() | {n: text for n, one in own.items() if (text := stale(one))}
+    found = [(name, f"{text}: install it again") for name, text in again.items()]
+    found += [(name, text) for name, one in own.items() for text in unreadable(one)]
+    return [{"plugin": n, "problem": text} for n, text in sorted(found) if names is None or n in names]

@@ -19,9 +19,15 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 import msgspec
 
 
-def doc(text: str, **bounds: Any) -> msgspec.Meta:
-    """One sentence about an option, with bounds that values are held to (gt, ge, lt, le, min_length, pattern)."""
-    return msgspec.Meta(description=text, **bounds)
+def doc(text: str, *, secret: bool = False, **bounds: Any) -> msgspec.Meta:
+    """One sentence about an option, with bounds that values are held to (gt, ge, lt, le, min_length, pattern).
+
+    secret: a key, a password or a token may stand in it, which nobody sees who is shown the config (tk.config.secret).
+    """
+    return msgspec.Meta(description=text, extra={_SECRET: True} if secret else None, **bounds)
+
+
+_SECRET = "secret"
 
 
 @dataclass(frozen=True)
@@ -34,6 +40,7 @@ class Option:
     default: Any
     required: bool
     text: str
+    secret: bool = False
 
     @property
     def flag(self) -> str:
@@ -55,11 +62,12 @@ def _options(cls: type) -> Iterator[Option]:
     hints = get_type_hints(cls, include_extras=True)
     for field in dataclasses.fields(cls):
         annotated = kind = hints[field.name]
-        text = ""
+        text, secret = "", False
         if get_origin(kind) is Annotated:
             kind, *notes = get_args(kind)
             metas = [note for note in notes if isinstance(note, msgspec.Meta)]
             text = next((meta.description for meta in metas if meta.description), "")
+            secret = any((meta.extra or {}).get(_SECRET) for meta in metas)
             annotated = _bounded(kind, metas)
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         default = None
@@ -67,7 +75,7 @@ def _options(cls: type) -> Iterator[Option]:
             default = field.default
         elif field.default_factory is not dataclasses.MISSING:
             default = field.default_factory()
-        yield Option(field.name, kind, annotated, default, required, text)
+        yield Option(field.name, kind, annotated, default, required, text, secret)
 
 
 def _bounded(kind: Any, metas: list[msgspec.Meta]) -> Any:

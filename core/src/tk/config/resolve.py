@@ -7,11 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib import import_module
-from typing import Any, get_args, get_origin
+from typing import Any, TypeVar, get_args, get_origin
 
 import msgspec
 
 from tk.config.options import Option, accepts, options_of, type_name
+from tk.config.secret import published
 from tk.config.sections import (
     FIXED,
     KEPT,
@@ -25,12 +26,13 @@ from tk.config.sections import (
     Sampling,
     TrainSection,
 )
-from tk.config.tree import Key, Tree
+from tk.config.tree import Key, Tree, from_mapping
 from tk.errors import ConfigError, UsageError, nearest
 from tk.families import family_of
 from tk.registry import Component, Registry
 from tk.specs import KindSpec
 
+T = TypeVar("T")
 WEIGHT = Option("weight", float, float, 1.0, False, "Its share.")
 
 
@@ -59,7 +61,10 @@ class Chosen:
 
 @dataclass(frozen=True)
 class Config:
-    """A run's resolved config. `tree` is all of it as plain values, as saved in config.yaml."""
+    """A run's resolved config. `tree` is all of it as plain values, as saved in config.yaml.
+
+    secrets: paths of what is set in options that hold secrets.
+    """
 
     model: ModelSection
     data: DataSection
@@ -75,6 +80,12 @@ class Config:
     groups: Mapping[str, Mapping[str, Chosen]]
     tree: Mapping[str, Any] = field(repr=False)
     origins: Mapping[Key, str] = field(repr=False)
+    secrets: frozenset[Key] = frozenset()
+
+    @property
+    def published(self) -> dict[str, Any]:
+        """The tree as others may see it, without what is secret."""
+        return published(self.tree, self.secrets)
 
 
 @dataclass(frozen=True)
@@ -116,6 +127,72 @@ def resolve(registry: Registry, layers: Sequence[Tree]) -> Config:
     return Resolver(registry, layers).config()
 
 
+class Reader:
+    """Raw values as the types that options ask for. secrets: paths of those that were set and are secret."""
+
+    def __init__(self, tree: Tree) -> None:
+        self._tree = tree
+        self.secrets: set[Key] = set()
+
+    def error(self, path: Key, problem: str) -> ConfigError:
+        origin = self._tree.origin(path)
+        name = ".".join(path)
+        return ConfigError(
+            f"{name}: {problem}" + (f" (set by {origin})" if origin and origin.lstrip("-") != name else "")
+        )
+
+    def made(self, path: Key, cls: type, values: dict[str, Any]) -> Any:
+        try:
+            return cls(**values)
+        except (ValueError, TypeError) as error:
+            raise self.error(path, str(error)) from error
+
+    def values(self, path: Key, node: Mapping[str, Any], options: Sequence[Option]) -> dict[str, Any]:
+        """Every option's value: converted where it is set, else its default. Unknown keys are errors."""
+        known = {option.name: option for option in options}
+        for key in node:
+            if key not in known:
+                guess = nearest(key.replace("-", "_"), known)
+                raise self.error((*path, key), f"there is no such option.{guess or self._list(known)}")
+        found: dict[str, Any] = {}
+        for name, option in known.items():
+            if node.get(name) is not None:
+                found[name] = self._convert((*path, name), option.annotated, node[name])
+                if option.secret:
+                    self.secrets.add((*path, name))
+            elif name in node and accepts(option.type, type(None)):
+                found[name] = None
+            elif option.required:
+                raise self.error((*path, name), f"it must be given: {option.text}")
+            else:
+                found[name] = option.default
+        return found
+
+    @staticmethod
+    def _list(known: Iterable[str]) -> str:
+        names = sorted(known)
+        return f" Options here: {', '.join(names)}." if names else " It has no options."
+
+    def _convert(self, path: Key, kind: Any, value: Any) -> Any:
+        """A raw value as the type that its option asks for; nested dataclasses are walked key by key."""
+        plain = get_args(kind)[0] if hasattr(kind, "__metadata__") else kind
+        if isinstance(value, str):
+            try:
+                value = parse_text(value, plain)
+            except ValueError as error:
+                raise self.error(path, f"{error}.") from error
+        if dataclasses.is_dataclass(plain) and isinstance(plain, type) and isinstance(value, Mapping):
+            return self.made(path, plain, self.values(path, value, options_of(plain)))
+        inner = get_args(plain)[-1] if get_origin(plain) is dict else None
+        if inner is not None and dataclasses.is_dataclass(inner) and isinstance(value, Mapping):
+            return {key: self._convert((*path, key), inner, item) for key, item in value.items()}
+        try:
+            return msgspec.convert(value, kind, strict=False)
+        except msgspec.ValidationError as error:
+            problem = str(error).split(" - at ")[0].replace("`", "")
+            raise self.error(path, f"{problem}: {value!r} is not {type_name(kind)}.") from None
+
+
 class Resolver:
     """One resolution; also what help asks for the options of the components that are chosen so far."""
 
@@ -123,6 +200,7 @@ class Resolver:
         self.registry = registry
         self.sections = sections_of(registry)
         self.tree = Tree()
+        self._reader = Reader(self.tree)
         kinds = chosen_kinds(registry)
         one = {"model": KEPT, **{s: () for s, selects in kinds.items() if selects == "one"}}
         several = [s for s, selects in kinds.items() if selects != "one"]
@@ -134,11 +212,7 @@ class Resolver:
         self._apply_defaults()
 
     def error(self, path: Key, problem: str) -> ConfigError:
-        origin = self.tree.origin(path)
-        name = ".".join(path)
-        return ConfigError(
-            f"{name}: {problem}" + (f" (set by {origin})" if origin and origin.lstrip("-") != name else "")
-        )
+        return self._reader.error(path, problem)
 
     # --- which components ---
 
@@ -237,9 +311,9 @@ class Resolver:
         fixed: dict[str, Any] = {}
         family: Chosen | None = None
         for section, cls in FIXED.items():
-            values = self._values((section,), self._section(section), self.section_options(section))
+            values = self._reader.values((section,), self._section(section), self.section_options(section))
             own = {option.name for option in options_of(cls)}
-            fixed[section] = self._made((section,), cls, {k: v for k, v in values.items() if k in own})
+            fixed[section] = self._reader.made((section,), cls, {k: v for k, v in values.items() if k in own})
             if section == "model" and self.family:
                 rest = {k: v for k, v in values.items() if k not in own}
                 family = Chosen(self.family, self._options((section,), self.family, rest))
@@ -261,7 +335,15 @@ class Resolver:
         chosen = {section: self._given(one, chosen) for section, one in chosen.items()}
         groups = {s: {key: self._given(one, chosen) for key, one in group.items()} for s, group in groups.items()}
         tree = msgspec.to_builtins(out)
-        return Config(**fixed, family=family, chosen=chosen, groups=groups, tree=tree, origins=dict(self.tree.origins))
+        return Config(
+            **fixed,
+            family=family,
+            chosen=chosen,
+            groups=groups,
+            tree=tree,
+            origins=dict(self.tree.origins),
+            secrets=frozenset(self._reader.secrets),
+        )
 
     def _given(self, one: Chosen, chosen: Mapping[str, Chosen]) -> Chosen:
         """`one` with what its spec uses of other sections. Raises ConfigError where nothing is chosen there."""
@@ -283,7 +365,7 @@ class Resolver:
         config = component.config()
         options = options_of(config) if config else ()
         extra = tuple(o for o in added_options(component.kind) if o.name not in {option.name for option in options})
-        values = self._values(path, {k: v for k, v in node.items() if k != "name"}, options + extra)
+        values = self._reader.values(path, {k: v for k, v in node.items() if k != "name"}, options + extra)
         added = {option.name: values.pop(option.name) for option in extra}
         of_kind = shared_class(component.kind)
         shared = of_kind(**{n: v for n, v in added.items() if n != WEIGHT.name}) if of_kind else None
@@ -292,56 +374,25 @@ class Resolver:
 
     def _options(self, path: Key, component: Component, values: dict[str, Any]) -> Any:
         config = component.config()
-        return self._made(path, config, values) if config else None
+        return self._reader.made(path, config, values) if config else None
 
-    def _made(self, path: Key, cls: type, values: dict[str, Any]) -> Any:
-        try:
-            return cls(**values)
-        except (ValueError, TypeError) as error:
-            raise self.error(path, str(error)) from error
 
-    def _values(self, path: Key, node: Mapping[str, Any], options: Sequence[Option]) -> dict[str, Any]:
-        """Every option's value: converted where it is set, else its default. Unknown keys are errors."""
-        known = {option.name: option for option in options}
-        for key in node:
-            if key not in known:
-                guess = nearest(key.replace("-", "_"), known)
-                raise self.error((*path, key), f"there is no such option.{guess or self._list(known)}")
-        values = {}
-        for name, option in known.items():
-            if node.get(name) is not None:
-                values[name] = self._convert((*path, name), option.annotated, node[name])
-            elif name in node and accepts(option.type, type(None)):
-                values[name] = None
-            elif option.required:
-                raise self.error((*path, name), f"it must be given: {option.text}")
-            else:
-                values[name] = option.default
-        return values
+def changed(section: str, options: T, values: Mapping[str, Any]) -> T:
+    """A section's options with other values, from Python: read as a config's, but that a text is one item of a list.
 
-    @staticmethod
-    def _list(known: Iterable[str]) -> str:
-        names = sorted(known)
-        return f" Options here: {', '.join(names)}." if names else " It has no options."
-
-    def _convert(self, path: Key, kind: Any, value: Any) -> Any:
-        """A raw value as the type that its option asks for; nested dataclasses are walked key by key."""
-        plain = get_args(kind)[0] if hasattr(kind, "__metadata__") else kind
-        if isinstance(value, str):
-            try:
-                value = parse_text(value, plain)
-            except ValueError as error:
-                raise self.error(path, f"{error}.") from error
-        if dataclasses.is_dataclass(plain) and isinstance(plain, type) and isinstance(value, Mapping):
-            return self._made(path, plain, self._values(path, value, options_of(plain)))
-        inner = get_args(plain)[-1] if get_origin(plain) is dict else None
-        if inner is not None and dataclasses.is_dataclass(inner) and isinstance(value, Mapping):
-            return {key: self._convert((*path, key), inner, item) for key, item in value.items()}
-        try:
-            return msgspec.convert(value, kind, strict=False)
-        except msgspec.ValidationError as error:
-            problem = str(error).split(" - at ")[0].replace("`", "")
-            raise self.error(path, f"{problem}: {value!r} is not {type_name(kind)}.") from None
+    Raises ConfigError.
+    """
+    cls: type = type(options)
+    raw = from_mapping({section: values}, "")
+    known = {option.name: option for option in options_of(cls)}
+    node = dict(raw.get((section,)))
+    for name, value in node.items():
+        if name in known and isinstance(value, str) and accepts(known[name].type, list):
+            node[name] = value if accepts(known[name].type, str) else [value]
+    reader = Reader(raw)
+    read = reader.values((section,), {**msgspec.to_builtins(options), **node}, tuple(known.values()))
+    made: T = reader.made((section,), cls, read)
+    return made
 
 
 def parse_text(text: str, kind: Any) -> Any:
@@ -360,8 +411,10 @@ def parse_text(text: str, kind: Any) -> Any:
             return plain(YAML(typ="safe", pure=True).load(text))
         except YAMLError as error:
             raise ValueError(f"{text!r} is not valid YAML") from error
-    if takes_list and ("," in text or not takes_text):
+    if takes_list and "," in text:
         return [word.strip() for word in text.split(",") if word.strip()]
+    if takes_list and not takes_text:
+        return [text.strip() or text] if text else []  # a line break alone is a word too
     return text
 
 

@@ -299,7 +299,10 @@ class Tracker(Protocol):
     """
 
     def start(self, plan: TrainPlan, config: Mapping[str, Any], step: int) -> None:
-        """The run begins, or goes on after `step`: figures of later steps, from before it was cut off, come again."""
+        """The run begins, or goes on after `step`: figures of later steps, from before it was cut off, come again.
+
+        config: as others may see it, with "***" in the place of what is secret.
+        """
         ...
 
     def log(self, kind: Literal["train", "eval"], step: int, figures: Mapping[str, float]) -> None: ...

@@ -156,6 +156,40 @@ def test_an_optimizer_that_needs_numbers_is_tried_on_a_matrix(planned: Planned, 
     assert memory.optimizer == pytest.approx(2 * size(folder), rel=0.01)
 
 
+LOSS = """
+import torch
+from tk import LossSpec, hookimpl
+from tk.contracts import Stat
+
+class Picky:
+    unit = "token"
+    wants = (Stat("logps"),)
+
+    def __call__(self, stats, fields, reduce):
+        if type(stats["logps"]) is not torch.Tensor:
+            raise {error}("this takes tensors only")
+        return reduce(-stats["logps"] * fields["token_weights"])
+
+@hookimpl
+def tk_losses():
+    yield LossSpec(name="picky", target=Picky, summary="Takes plain tensors.")
+"""
+
+
+@pytest.mark.parametrize("error", ["ValueError", "TypeError", "RuntimeError"])
+def test_code_that_fails_without_numbers_leaves_the_estimate_incomplete(
+    error: str, configured: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    (tmp_path / "picky.py").write_text(LOSS.replace("{error}", error))
+    losses = {"causal-lm": None, "picky": 1.0}
+    found = tk.plan(configured(losses=losses, plugins={"files": [str(tmp_path / "picky.py")]}))
+    assert found.memory is not None
+    assert found.memory.total > found.memory.weights > 0
+    assert not found.memory.complete
+    (note,) = [note for note in found.notes if note.startswith("memory: not all is counted")]
+    assert note.endswith(f"({error}: this takes tensors only).")
+
+
 def test_the_peak_of_a_process_is_its_own() -> None:
     """Not that of whoever started it, which Linux counts where a program is begun by vfork."""
     child = "from tk_torch.record import peak_memory; print(peak_memory('cpu'))"

@@ -104,6 +104,20 @@ def test_a_run_says_what_it_was(configured: Configured, tmp_path: Path) -> None:
     assert not saved.train.resume
 
 
+def test_secrets_stand_in_the_config_alone(configured: Configured, tmp_path: Path) -> None:
+    judge = {"name": "vllm", "python": "/elsewhere/python", "env": {"HF_TOKEN": "hf_secret"}}
+    other = {"name": "openai", "url": "https://me:hf_secret@example.org/v1", "model": "m"}
+    trackers, engines = {"tensorboard": {}}, {"judge": judge, "other": other}
+    tk.train(configured(tmp_path / "run", train={"steps": 2, "save_every": 1}, trackers=trackers, engines=engines))
+    files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
+    assert [path.name for path in files if b"hf_secret" in path.read_bytes()] == ["config.yaml"]
+    assert (tmp_path / "run/config.yaml").stat().st_mode & 0o077 == 0
+    assert any(b"engines.judge.env.HF_TOKEN" in path.read_bytes() for path in files)
+    again = tk.load_config(run=tmp_path / "run")
+    assert again.groups["engines"]["judge"].options.env == {"HF_TOKEN": "hf_secret"}
+    tk.train(run=tmp_path / "run", train={"steps": 2, "resume": True})
+
+
 def test_a_plan_reads_no_weights(configured: Configured, tmp_path: Path) -> None:
     broken = tmp_path / "model"
     tiny_checkpoint(broken, "llama", vocab=300)

@@ -19,7 +19,9 @@ class WorkerOptions:
     args: Annotated[
         dict[str, Any], doc("The engine's own arguments, by the names of its command line: {max_model_len: 2048}.")
     ] = field(default_factory=dict)
-    env: Annotated[dict[str, str], doc("Environment variables of the worker.")] = field(default_factory=dict)
+    env: Annotated[dict[str, str], doc("Environment variables of the worker.", secret=True)] = field(
+        default_factory=dict
+    )
     start_timeout: Annotated[float, doc("Seconds that the worker may take to begin.", gt=0)] = 1800.0
     restarts: Annotated[int, doc("How often a worker that has died is begun anew.", ge=0)] = 3
 

@@ -14,8 +14,8 @@ class ServerOptions:
 
     host: Annotated[str, doc("Address to listen on; this machine only unless given.")] = "127.0.0.1"
     port: Annotated[int, doc("Port; 0: any that is free.", ge=0, le=65535)] = 8000
-    api_keys: Annotated[list[str], doc("Keys, one of which clients must show; none: anybody may ask.")] = field(
-        default_factory=list
+    api_keys: Annotated[list[str], doc("Keys, one of which clients must show; none: anybody may ask.", secret=True)] = (
+        field(default_factory=list)
     )
     model_name: Annotated[str, doc("What clients call the model; its own or its run's name unless given.")] = ""
     vectors: Annotated[bool, doc("Offer the model's vectors of texts, not its answers.")] = False

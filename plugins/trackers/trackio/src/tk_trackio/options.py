@@ -15,5 +15,5 @@ class TrackioOptions(TrackingOptions):
 
     group: Annotated[str, doc("Group of runs that it belongs to.")] = ""
     dir: Annotated[str, doc("Folder of the local databases; Trackio's own unless given.")] = ""
-    uri: Annotated[str, doc("Server of one's own (http://…), with its write token.")] = ""
+    uri: Annotated[str, doc("Server of one's own (http://…); its write token is read from TRACKIO_WRITE_TOKEN.")] = ""
     space: Annotated[str, doc("Space of the Hugging Face Hub (user/name).")] = ""

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from tk.compose import Plan
 from tk.contracts import Batch, Memory, ParamGroup, Pass, Rows, Share, Strategy, World
+from tk.errors import TkError
 from tk_data.evaluate import eval_batches
 from tk_data.examples import ExampleSet
 from tk_data.heaviest import Heaviest
@@ -92,12 +93,14 @@ class _Rehearsal:
         meter.count(WEIGHTS, [*parts.scored.parameters(), *parts.scored.buffers()])
         with self._moment("loading"):
             pass
-        self.optimizer: torch.optim.Optimizer = self.plan.one("optim").build()(parts.parameter_groups())
         try:
+            self.optimizer: torch.optim.Optimizer = self.plan.one("optim").build()(parts.parameter_groups())
             with meter:
                 self._update()
                 self._go_through()
-        except RuntimeError as error:  # an operation works on numbers, or cannot tell the shape of what it gives
+        except TkError:
+            raise
+        except Exception as error:  # noqa: BLE001 - what works on numbers may raise anything where there are none
             self.unknown = True
             why = next(iter(str(error).strip().splitlines()), "")
             return [
@@ -126,7 +129,7 @@ class _Rehearsal:
             self.meter.count(OPTIMIZER, _tensors(self.optimizer.state))
             with self._moment("update"):
                 self.optimizer.step()
-        except RuntimeError:  # it works on numbers, as those do that compress their state
+        except Exception:  # noqa: BLE001 - it works on numbers, as those do that compress their state
             self.works_without_numbers = False
             self.meter.hold(OPTIMIZER, int(sum(p.numel() for p in parameters) * self._state_of_a_parameter()))
         if not self.kept:

@@ -1,4 +1,7 @@
-"""What a run leaves behind for people: config.yaml, run.json, log.jsonl, and the figures sent to trackers."""
+"""What a run leaves behind for people: config.yaml, run.json, log.jsonl, and the figures sent to trackers.
+
+Only config.yaml has the secrets of a config, without which a run could not go on; others than its owner cannot read it then.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,7 @@ import torch
 
 from tk.compose import Plan
 from tk.config.files import to_yaml
+from tk.config.secret import published_command
 from tk.contracts import Tracker, TrainPlan, TrainResult, World
 from tk.errors import TkError, UsageError
 from tk.files import TEMPORARY, explained, write_file
@@ -65,7 +69,7 @@ class Record:
             "git": _git(),
             "hardware": _hardware(world),
             "software": _software(),
-            "command": sys.argv,
+            "command": published_command(sys.argv, plan.config.secrets),
         }
 
     def start(self, found: TrainPlan, data: Prepared, step: int) -> None:
@@ -73,11 +77,10 @@ class Record:
 
         Where a new run cannot be written, nothing of it stays.
         """
-        config = {**self._plan.tree, "train": {**self._plan.tree["train"], "resume": False}}
-        config["output"] = {**self._plan.tree["output"], "dir": str(self._folder), "overwrite": False}
+        config, published = self._as_begun(self._plan.tree), self._as_begun(self._plan.published)
         rejects = self._folder / SKIPPED if data.rejects.count else None
         self._run |= {
-            "config": config,
+            "config": published,
             "plan": asdict(found),
             "data": data.report.as_rows(),
             "rejects": str(rejects or ""),
@@ -88,7 +91,7 @@ class Record:
         try:
             if rejects:
                 data.rejects.write(rejects)
-            write_file(self._folder / CONFIG, to_yaml(config))
+            write_file(self._folder / CONFIG, to_yaml(config), private=config != published)
             write_file(self._folder / LOG, _until(self._folder / LOG, step))
             for name in (SAMPLES, NOTES):
                 if (self._folder / name).exists():
@@ -101,11 +104,17 @@ class Record:
         self._started = True
         try:
             for tracker in self._trackers:
-                tracker.start(found, config, step)
+                tracker.start(found, published, step)
         except TkError:
             if not step:
                 self.undo()
             raise
+
+    def _as_begun(self, tree: Mapping[str, Any]) -> dict[str, Any]:
+        """A config that begins this run again in its own folder."""
+        train = {**tree["train"], "resume": False}
+        output = {**tree["output"], "dir": str(self._folder), "overwrite": False}
+        return {**tree, "train": train, "output": output}
 
     def _make_folder(self, *, new: bool) -> None:
         """A new run deletes what another one left, or what an interrupted one left before its first checkpoint."""

@@ -95,7 +95,7 @@ def save(
         about = {
             "progress": asdict(progress),
             "callbacks": callbacks,
-            "config": plan.tree,
+            "config": plan.published,
             "rows": rows,
             "world": world.size,
         }
@@ -159,7 +159,7 @@ def restore(
 
 def check_config(saved: Saved, plan: Plan) -> None:
     """Raises UsageError naming the keys that differ from the interrupted run's and would change its course."""
-    was, now = (_flat(json.loads(files.json_text(tree))) for tree in (saved.state()["config"], plan.tree))
+    was, now = (_flat(json.loads(files.json_text(tree))) for tree in (saved.state()["config"], plan.published))
     differing = [
         f"{key} (was {was.get(key)!r}, is {now.get(key)!r})"
         for key in sorted({*was, *now})
