@@ -66,13 +66,13 @@ def argv(plan: Plan, config: Path, flags: Sequence[str] = ()) -> list[str]:
     return ["env", *variables, *own] if variables else own
 
 
-def launch(plan: Plan, launcher: Launcher, *, json: bool = False) -> str:
+def launch(plan: Plan, launcher: Launcher, flags: Sequence[str] = ()) -> str:
     """Start the run, whose first process prints what a run prints. Returns to whom it was handed over, "" where it is done."""
     _require(plan)
     folder = Path(plan.config.output.dir)
     if launcher.waits:
         with TemporaryDirectory(prefix="tk-") as own:
-            return launcher.launch(command(plan, Path(own) / "config.yaml", ["--json"] if json else []), folder)
+            return launcher.launch(command(plan, Path(own) / "config.yaml", flags), folder)
     config = folder / "launch" / "config.yaml"
     try:
         return launcher.launch(command(plan, config), folder)
@@ -91,17 +91,14 @@ def shown(plan: Plan, launcher: Launcher) -> str:
 
 
 def result_of(plan: Plan, launcher: Launcher) -> TrainResult:
-    """Start the run and wait for what it comes to. Raises TkError for a launcher that does not wait."""
+    """Start the run and wait for what it comes to, which its first process writes into a file: what a reward or a library
+    prints is the user's. Raises TkError for a launcher that does not wait."""
     if not launcher.waits:
         raise TkError("launcher: it hands the run over, so that there is no result to wait for: use `tk train`.")
-    _require(plan)
     with TemporaryDirectory(prefix="tk-") as own:
-        output = Path(own) / "result.json"
-        with output.open("wb") as stdout:
-            launcher.launch(
-                command(plan, Path(own) / "config.yaml", ["--json"]), Path(plan.config.output.dir), stdout.fileno()
-            )
-        return msgspec.convert(json.loads(output.read_text(encoding="utf-8")), TrainResult, dec_hook=_path)
+        result = Path(own) / "result.json"
+        launch(plan, launcher, ["--result", str(result)])
+        return msgspec.convert(json.loads(result.read_text(encoding="utf-8")), TrainResult, dec_hook=_path)
 
 
 def _require(plan: Plan) -> None:

@@ -205,11 +205,11 @@ class Launcher(Protocol):
     waits: bool
     processes: int
 
-    def launch(self, command: Sequence[str], folder: Path, stdout: int | None = None) -> str:
+    def launch(self, command: Sequence[str], folder: Path) -> str:
         """Start processes of a command, which find one another by torchrun's environment, for a run in `folder`.
 
-        stdout: where the first of them prints. Returns to whom the run was handed over, in words; "" where it has ended
-        well. Raises TkError that names the process that failed.
+        The first of them prints where this process does. Returns to whom the run was handed over, in words; "" where it has
+        ended well. Raises TkError that names the process that failed.
         """
         ...
 

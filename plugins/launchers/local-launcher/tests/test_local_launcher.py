@@ -21,6 +21,7 @@ from tk.errors import TkError
 from tk_conformance.tiny import tiny_checkpoint
 from tk_local_launcher.launcher import LocalLauncher
 from tk_local_launcher.options import LocalOptions
+from tk_parallel.testing import run_processes
 
 SAYS = "import os, sys; print(os.environ['RANK'], os.environ['WORLD_SIZE'], os.environ['OMP_NUM_THREADS'])"
 
@@ -44,13 +45,14 @@ def alive(pid: int) -> bool:
     return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
 
 
-def test_processes_know_their_places_and_the_first_prints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_know_their_places_and_the_first_prints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     text = f"{SAYS}; open(os.path.join({str(tmp_path)!r}, os.environ['RANK']), 'w').write(os.environ['MASTER_PORT'])"
-    with (tmp_path / "out").open("wb") as out:
-        assert LocalLauncher(LocalOptions(processes=3)).launch(script(text), tmp_path, out.fileno()) == ""
+    assert LocalLauncher(LocalOptions(processes=3)).launch(script(text), tmp_path) == ""
     threads = max(1, (os.cpu_count() or 1) // 3)
-    assert (tmp_path / "out").read_text() == f"0 3 {threads}\n"
+    assert capfd.readouterr().out == f"0 3 {threads}\n"
     assert len({(tmp_path / str(rank)).read_text() for rank in range(3)}) == 1
     assert LocalLauncher(LocalOptions()).here
 
@@ -117,9 +119,26 @@ def _config(inputs: Path, output: Path, **sections: Any) -> dict[str, Any]:
     }
 
 
-def test_a_run_of_two_processes_is_that_of_one(inputs: Path, tmp_path: Path) -> None:
+TALKING = """
+import os
+from tk import component
+from tk.callbacks import Base
+
+@component("callbacks", "talking")
+class Talking(Base):
+    def on_step(self, control, metrics):
+        print("{", os.environ["RANK"], control.step, flush=True)
+"""
+
+
+def test_a_run_of_two_processes_is_that_of_one(inputs: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "talking.py").write_text(TALKING)
+    talking = {"plugins": {"files": [str(tmp_path / "talking.py")]}, "callbacks": {"talking": {}}}
     alone = tk.train(_config(inputs, tmp_path / "alone"))
-    both = tk.train(_config(inputs, tmp_path / "both", launcher={"processes": 2}))
+    both = tk.train(_config(inputs, tmp_path / "both", launcher={"processes": 2}, **talking))
+    assert capfd.readouterr().out == "".join(
+        f"{{ 0 {step}\n" for step in (1, 2, 3, 4)
+    )  # what is printed is not the result
     assert (both.output, both.steps, type(both)) == (tmp_path / "both", 4, type(alone))
     assert both.metrics["loss"] == pytest.approx(alone.metrics["loss"], rel=1e-5)
     weights = [load_file(tmp_path / name / "final/adapter_model.safetensors") for name in ("alone", "both")]
@@ -127,6 +146,15 @@ def test_a_run_of_two_processes_is_that_of_one(inputs: Path, tmp_path: Path) -> 
         assert (value - weights[1][name]).norm() <= 1e-5 * value.norm() + 1e-12
     run = json.loads((tmp_path / "both/run.json").read_text())
     assert run["plan"]["world"] == 2
+
+
+def test_of_processes_that_were_started_together_one_prints_the_result(inputs: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(_config(inputs, tmp_path / "run")))
+    (tmp_path / "tk.py").write_text("import runpy, sys\nsys.path.pop(0)\nrunpy.run_module('tk', run_name='__main__')\n")
+    train = ("train", "-c", str(tmp_path / "config.json"), "--json")
+    first, second = run_processes(tmp_path / "tk.py", *train, world=2)
+    assert json.loads(first.stdout)["steps"] == 4
+    assert second.stdout == ""
 
 
 def test_a_rank_that_is_killed_ends_the_run_which_goes_on(inputs: Path, tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ class LocalLauncher:
         self.processes = options.processes
         self.here = options.processes == 1
 
-    def launch(self, command: Sequence[str], folder: Path, stdout: int | None = None) -> str:
+    def launch(self, command: Sequence[str], folder: Path) -> str:
         """The first process prints here; what the others print is told where one of them fails."""
         with TemporaryDirectory(prefix="tk-") as own:
             logs = [Path(own) / f"rank-{rank}.log" for rank in range(self._options.processes)]
@@ -46,7 +46,7 @@ class LocalLauncher:
                 try:
                     for rank, log in enumerate(logs):
                         with log.open("wb") as file:
-                            children.append(self._start(command, rank, port, stdout, file))
+                            children.append(self._start(command, rank, port, file))
                     failed = self._wait(children)
                 finally:
                     _end(children, self._options.grace)
@@ -58,15 +58,13 @@ class LocalLauncher:
         count = self._options.processes
         return f"{count} process{'es' if count > 1 else ''} of: {shlex.join(command)}"
 
-    def _start(
-        self, command: Sequence[str], rank: int, port: int, stdout: int | None, log: IO[bytes]
-    ) -> subprocess.Popen[bytes]:
+    def _start(self, command: Sequence[str], rank: int, port: int, log: IO[bytes]) -> subprocess.Popen[bytes]:
         first = rank == 0
         return subprocess.Popen(
             command,
             env={**os.environ, **self._environment(rank, port)},
             stdin=subprocess.DEVNULL,
-            stdout=stdout if first else log,
+            stdout=None if first else log,
             stderr=None if first else log,
             start_new_session=True,  # a signal from the terminal comes by way of the launcher, once
             preexec_fn=_dies_with_parent if sys.platform == "linux" else None,

@@ -25,7 +25,7 @@ class SlurmLauncher:
         self._options = options
         self.processes = options.nodes * options.processes_per_node
 
-    def launch(self, command: Sequence[str], folder: Path, stdout: int | None = None) -> str:
+    def launch(self, command: Sequence[str], folder: Path) -> str:
         if shutil.which("sbatch") is None:
             raise TkError("launcher slurm: there is no sbatch on this machine: submit from one that has Slurm.")
         script = write_file(folder / "launch" / "job.sh", self.shown(command, folder))
