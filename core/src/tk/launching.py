@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import random
+import socket
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -19,6 +21,17 @@ from tk.contracts import Launcher, TrainResult
 from tk.errors import TkError
 from tk.files import write_file
 from tk.specs import Spec, StrategySpec
+
+PORTS = range(24_000, 32_000)
+"""Below those that a system gives to outgoing connections, which could take one before it is listened on."""
+
+
+def free_port() -> int:
+    """A TCP port of the loopback interface, at which processes of this machine can meet: nobody listens on it."""
+    while True:
+        port = random.SystemRandom().choice(PORTS)
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 def launcher_of(plan: Plan) -> Launcher | None:

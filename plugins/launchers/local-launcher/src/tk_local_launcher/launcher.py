@@ -6,7 +6,6 @@ import ctypes
 import os
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -18,6 +17,7 @@ from tempfile import TemporaryDirectory
 from typing import IO
 
 from tk.errors import TkError
+from tk.launching import free_port
 from tk_local_launcher.options import LocalOptions
 
 POLL = 0.05
@@ -40,7 +40,7 @@ class LocalLauncher:
         """The first process prints here; what the others print is told where one of them fails."""
         with TemporaryDirectory(prefix="tk-") as own:
             logs = [Path(own) / f"rank-{rank}.log" for rank in range(self._options.processes)]
-            port = _free_port()
+            port = free_port()
             children: list[subprocess.Popen[bytes]] = []
             with _signals(lambda number: [child.send_signal(number) for child in children]):
                 try:
@@ -136,9 +136,3 @@ def _signals(forward: Callable[[int], object]) -> Iterator[None]:
 def _dies_with_parent() -> None:
     """In the child: it is killed when the thread that started it ends, however that ends."""
     ctypes.CDLL(None).prctl(_DIES_WITH_PARENT, signal.SIGKILL)
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port: int = taken.getsockname()[1]
-        return port
