@@ -117,8 +117,8 @@ def test_what_activates_an_environment_may_ask_for_what_is_not_set(cluster: Path
 
 
 def test_it_is_submitted_from_the_runs_folder(cluster: Path, tmp_path: Path) -> None:
-    told = SlurmLauncher(SlurmOptions()).launch(["tk"], tmp_path / "run")
-    script = tmp_path / "run/launch/job.sh"
+    told = SlurmLauncher(SlurmOptions()).launch(["tk"], tmp_path / "run", tmp_path / "own")
+    script = tmp_path / "own/job.sh"
     assert (cluster / "submitted").read_text().split() == ["--parsable", str(script)]
     assert told.startswith("job 17 (squeue -j 17)")
     assert subprocess.run(["bash", "-n", script], check=False).returncode == 0
@@ -127,5 +127,5 @@ def test_it_is_submitted_from_the_runs_folder(cluster: Path, tmp_path: Path) -> 
 def test_without_slurm_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(TkError, match="no sbatch on this machine"):
-        SlurmLauncher(SlurmOptions()).launch(["tk"], tmp_path / "run")
-    assert not (tmp_path / "run").exists()
+        SlurmLauncher(SlurmOptions()).launch(["tk"], tmp_path / "run", tmp_path / "own")
+    assert not list(tmp_path.iterdir())

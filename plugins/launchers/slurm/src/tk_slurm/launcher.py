@@ -26,10 +26,10 @@ class SlurmLauncher:
         self._options = options
         self.processes = options.nodes * options.processes_per_node
 
-    def launch(self, command: Sequence[str], folder: Path) -> str:
+    def launch(self, command: Sequence[str], folder: Path, own: Path) -> str:
         if shutil.which("sbatch") is None:
             raise TkError("launcher slurm: there is no sbatch on this machine: submit from one that has Slurm.")
-        script = write_file(folder / "launch" / "job.sh", self.shown(command, folder))
+        script = write_file(own / "job.sh", self.shown(command, folder))
         done = subprocess.run(["sbatch", "--parsable", str(script)], capture_output=True, text=True, check=False)
         if done.returncode:
             raise TkError(f"launcher slurm: sbatch refused {script}: {done.stderr.strip()}")
