@@ -69,15 +69,13 @@ def run(command: Callable[..., Any], inputs: Path) -> Callable[..., Any]:
 
 
 def served(text: str) -> None:
-    """A server by a line of a page, at a free port, answers who has the key, and ends when it is asked to."""
+    """A server by a line of a page, at a free port, answers, and ends when it is asked to."""
     _, *words = shlex.split(text)
-    port, key = (words.index(flag) + 1 for flag in ("--port", "--api-key"))
-    words[port] = "0"
+    words[words.index("--port") + 1] = "0"
     with subprocess.Popen([sys.executable, "-m", "tk", *words], stderr=subprocess.PIPE, text=True) as server:
         lines = iter(server.stderr.readline, "")
         url = next(found[1] for line in lines if (found := re.search(r" at (http://\S+);", line)))
-        asked = urllib.request.Request(f"{url}/v1/models", headers={"Authorization": f"Bearer {words[key]}"})
-        with urllib.request.urlopen(asked, timeout=60) as answer:
+        with urllib.request.urlopen(f"{url}/v1/models", timeout=60) as answer:
             assert json.load(answer)["data"][0]["id"] == "quickstart"
         server.terminate()
         assert server.wait(60) == 0

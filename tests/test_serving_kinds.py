@@ -5,10 +5,16 @@ from __future__ import annotations
 import base64
 import json
 import runpy
+import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import openai
 import pytest
@@ -92,6 +98,48 @@ def test_pictures_that_cannot_be_read_are_the_clients_fault(serving: Serving, ur
     with pytest.raises(openai.BadRequestError, match=says):
         client_of(serving).chat.completions.create(model="eyes", messages=shown(url))
     assert client_of(serving).chat.completions.create(model="eyes", messages=shown(text="Still there?")).choices
+
+
+def test_a_picture_that_does_not_come_keeps_nobody_else_waiting(
+    model: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its host says that it is there, and then a byte now and then."""
+    monkeypatch.setenv("TK_CACHE", str(tmp_path))
+    ended, asked = threading.Event(), threading.Event()
+
+    class Dripping(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", "1000")
+            self.end_headers()
+            asked.set()
+            with suppress(OSError):
+                while not ended.wait(0.1):
+                    self.wfile.write(b"x")
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    host = ThreadingHTTPServer(("127.0.0.1", 0), Dripping)
+    threading.Thread(target=host.serve_forever).start()
+    url = f"http://127.0.0.1:{host.server_port}/a.png"
+    own: dict[str, Any] = {"sampling": SAMPLING, "media": {"hosts": ["127.0.0.1"]}}
+    with tk.serve(model=model, **own, server={"port": 0, "timeout": 2}) as serving, ThreadPoolExecutor() as pool:
+        body = {"messages": shown(url)}
+        waiting = [
+            pool.submit(httpx.post, f"{serving.url}/v1/chat/completions", json=body, timeout=60) for _ in range(3)
+        ]
+        assert asked.wait(10)
+        assert httpx.post(f"{serving.url}/v1/completions", json={"prompt": "x"}, timeout=60).status_code == 200
+        assert not any(each.done() for each in waiting)
+        assert {each.result().json()["error"]["code"] for each in waiting} == {"timeout"}
+    end = time.monotonic() + 10
+    while list((tmp_path / "media").iterdir()):
+        assert time.monotonic() < end, "what has not come in time is dropped"
+        time.sleep(0.05)
+    ended.set()
+    host.shutdown()
+    host.server_close()
 
 
 def test_log_probs_of_a_text_are_told_by_a_model_that_takes_pictures(serving: Serving) -> None:

@@ -18,17 +18,21 @@ from tk.errors import TkError, UsageError
 
 
 class Backwards(Base):
-    """A token of each answer a step; 0 cannot be said, and 13 breaks the engine."""
+    """A token of each answer a step; 0 cannot be said, 13 breaks the engine, 14 breaks it at once, and 15 in forgetting it."""
 
     def __init__(self) -> None:
         self.keys, self.flying = count(), dict[tuple[int, int], Iterator[Delta]]()
         self.threads: set[int] = set()
         self.closed = False
+        self.clinging: set[int] = set()
 
     def add(self, request: Request) -> int:
         if not request.ids:
             raise UsageError("A prompt is empty.")
+        if 14 in request.ids:
+            raise ValueError("fourteen")
         key = next(self.keys)
+        self.clinging |= {key} if 15 in request.ids else set()
         for number in range(request.sampling.n):
             self.flying[key, number] = self._said(request, key, number)
         return key
@@ -42,6 +46,8 @@ class Backwards(Base):
         return deltas
 
     def cancel(self, key: int) -> None:
+        if key in self.clinging:
+            raise IndexError("fifteen")
         self.flying = {at: pieces for at, pieces in self.flying.items() if at[0] != key}
 
     def close(self) -> None:
@@ -95,6 +101,7 @@ def test_a_stream_that_is_left_or_fails_is_cancelled(engine: Backwards) -> None:
     pieces = stream(engine, asked(1, 2, 3))
     next(pieces)
     pieces.close()
+    stream(engine, asked(1, 2, 3))  # nobody asks for a piece of it
     with pytest.raises(TkError, match="Nothing"):
         list(stream(engine, asked(5, 0, 1)))
     assert not engine.flying
@@ -195,6 +202,22 @@ def test_an_engine_that_breaks_fails_all_and_answers_the_next(engine: Backwards,
         assert again.text == "7 "
 
     asyncio.run(asking())
+
+
+@pytest.mark.parametrize(("ids", "message"), [((14,), "fourteen"), ((*range(20, 60), 15, 13), "thirteen")])
+def test_an_engine_that_breaks_where_it_should_not_is_asked_again(
+    dispatcher: Dispatcher, ids: Sequence[int], message: str
+) -> None:
+    """When a request is given, and when it is to forget one that it has failed on."""
+
+    async def asking() -> None:
+        with pytest.raises(TkError, match=message):
+            await dispatcher.generate([asked(*ids)])
+        dispatcher.call(lambda engine: engine.flying.clear())  # type: ignore[attr-defined]
+        ((again,),) = await dispatcher.generate([asked(7)])
+        assert again.text == "7 "
+
+    asyncio.run(asyncio.wait_for(asking(), 5))
 
 
 def test_who_leaves_is_forgotten(engine: Backwards, dispatcher: Dispatcher) -> None:

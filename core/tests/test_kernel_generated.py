@@ -71,6 +71,21 @@ def lines(path: Path) -> list[dict[str, object]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
+def test_one_process_at_a_time_writes_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "answers.jsonl"
+
+    class Meanwhile(Made):
+        def __iter__(self) -> Iterator[Answer]:
+            for resume in (False, True):
+                with pytest.raises(UsageError, match="another process is writing it"):
+                    tell(Made(), AnswerRows(), path, json=False, resume=resume)
+            yield from super().__iter__()
+
+    tell(Meanwhile(), AnswerRows(), path, json=False)
+    assert [line["origin"] for line in lines(path)] == [f"rows:{number}" for number in range(COUNT)]
+    assert [each.name for each in tmp_path.iterdir()] == [path.name]
+
+
 def test_each_answer_is_written_before_the_next_is_made_and_none_is_kept(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

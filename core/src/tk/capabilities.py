@@ -47,6 +47,7 @@ CAPABILITIES: dict[str, Capability] = {
         "log-probabilities of the model itself can be had, whatever distribution is sampled", ("engines",)
     ),
     "media": Capability("prompts may have pictures, videos and sound in them", ("engines",)),
+    "scores": Capability("scores and vectors can be had of models without a vocabulary head", ("engines",)),
     "own-template": Capability("conversations are answered by a template of the engine's own", ("engines",)),
     "sleep": Capability("memory can be let go between requests", ("engines",)),
     "weight-update": Capability("weights can be replaced while it runs", ("engines",)),

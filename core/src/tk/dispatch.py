@@ -105,24 +105,22 @@ class Dispatcher:
 
     def _run(self) -> None:
         while not self._ending:
-            if not self._open or not self._acts.empty():
-                self._acts.get()()
-                continue
             try:
-                deltas = self._engine.step()
+                if not self._open or not self._acts.empty():
+                    self._acts.get()()
+                    continue
+                for delta in self._engine.step():
+                    self._tell(delta)
             except Exception as error:  # noqa: BLE001 - told to everybody who waits; the engine may be asked again
-                self._fail(error if isinstance(error, TkError) else TkError(f"The engine failed: {error!r}."))
-                continue
-            for delta in deltas:
-                self._tell(delta)
+                self._fail(_as_ours(error))
 
     def _begin(self, ticket: Ticket) -> None:
         if ticket.cancelled:
             return
         try:
             ticket.key = self._engine.add(ticket.request)
-        except TkError as error:
-            ticket.heard(Delta("", finish_reason="error", error=error))
+        except Exception as error:  # noqa: BLE001 - told to the one who asked
+            ticket.heard(Delta("", finish_reason="error", error=_as_ours(error)))
         else:
             self._open[ticket.key] = ticket
 
@@ -143,11 +141,22 @@ class Dispatcher:
             self._engine.cancel(ticket.key)
 
     def _fail(self, error: TkError) -> None:
-        self.end(lambda _: True, error)
+        """Everybody is told before the engine is asked to forget them: one that has failed may fail in that as well."""
+        failed, self._open = self._open, {}
+        for ticket in failed.values():
+            ticket.cancelled = True
+            ticket.heard(Delta("", finish_reason="error", error=error))
+        for key in failed:
+            with contextlib.suppress(Exception):
+                self._engine.cancel(key)
 
     def _end(self) -> None:
         self._ending = True
         self._fail(TkError("The engine is closed."))
+
+
+def _as_ours(error: Exception) -> TkError:
+    return error if isinstance(error, TkError) else TkError(f"The engine failed: {error!r}.")
 
 
 class Ticket:

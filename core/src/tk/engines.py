@@ -105,14 +105,17 @@ class _Waiting:
 
 
 def stream(engine: Engine, request: Request) -> Iterator[Delta]:
-    """One completion in pieces of whole characters; the pieces joined are `generate`'s text."""
+    """One completion in pieces of whole characters; the pieces joined are `generate`'s text.
+
+    The engine is asked when the first piece is.
+    """
     if request.sampling.n != 1:
         raise UsageError(f"Only one completion can be streamed at a time, not n = {request.sampling.n}.")
-    return _pieces(engine, engine.add(request))
+    return _pieces(engine, request)
 
 
-def _pieces(engine: Engine, key: int) -> Iterator[Delta]:
-    ended = False
+def _pieces(engine: Engine, request: Request) -> Iterator[Delta]:
+    key, ended = engine.add(request), False
     try:
         while not ended:
             for delta in _deltas(engine, (key,)):

@@ -6,10 +6,11 @@ Every step is a call of a contract, so nothing here knows a model, an engine or 
 from __future__ import annotations
 
 import shlex
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
-from itertools import islice, tee
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from tk.contracts import (
     LM_HEAD,
     Completion,
     Head,
+    LoadedModel,
     Medium,
     Request,
     Server,
@@ -41,6 +43,7 @@ class Answer:
     """What was generated for a row.
 
     origin: "file:line" of the row. rewards: name -> score, None where it does not apply. logps, top: as in a Completion.
+    error: why there is no answer, where the row alone is at fault.
     """
 
     origin: str
@@ -51,6 +54,7 @@ class Answer:
     rewards: Mapping[str, float | None] = field(default_factory=dict)
     logps: Sequence[float] | None = None
     top: Sequence[Top] | None = None
+    error: str = ""
 
 
 USES = {
@@ -153,7 +157,8 @@ def samples_of(readings: Sequence[Reading]) -> Iterator[Sample]:
 class Answers:
     """Answers to every row of a config's data sources, in order, `sampling.n` for each, scored by its rewards.
 
-    Iterating reads every row once before it loads the model, so that a bad one is told before anything is generated.
+    Iterating reads every row once before it loads the model, so that a bad one is told before anything is generated. A
+    prompt that the model has no room for comes with an error instead of an answer, and the others with theirs.
     Raises UsageError where no source is named, DataError at a bad row.
     """
 
@@ -182,14 +187,29 @@ class Answers:
         with closing(Scoring(rewards, columns, further)) as scoring, ExitStack() as held:
             loaded = runtime(self._plan, self._run)
             held.callback(loaded.engine.close)
-            asked, told = tee(islice(self._prompts(), self._begin, None))
-            answered = zip(told, engines.generate_each(loaded.engine, self._requests(loaded, asked)), strict=True)
+            answered = self._answered(loaded, islice(self._prompts(), self._begin, None))
             while batch := list(islice(answered, BATCH)):
                 yield from self._answers(batch, scoring)
 
-    def _requests(self, loaded: Runtime, prompts: Iterator[Sample]) -> Iterator[Request]:
-        while batch := list(islice(prompts, BATCH)):
-            yield from requests(self._plan, loaded, batch)
+    def _answered(self, loaded: Runtime, prompts: Iterator[Sample]) -> Iterator[tuple[Sample, list[Completion] | str]]:
+        """Samples in their order, each with its completions, or with why it has none."""
+        taken = deque[tuple[Sample, str]]()
+
+        def asked() -> Iterator[Request]:
+            while batch := list(islice(prompts, BATCH)):
+                for sample, request in zip(batch, requests(self._plan, loaded, batch), strict=True):
+                    taken.append((sample, _no_room(request, loaded.model)))
+                    if not taken[-1][1]:
+                        yield request
+
+        def refused() -> Iterator[tuple[Sample, str]]:
+            while taken and taken[0][1]:
+                yield taken.popleft()
+
+        for completions in engines.generate_each(loaded.engine, asked()):
+            yield from refused()
+            yield taken.popleft()[0], completions
+        yield from refused()
 
     def _prompts(self) -> Iterator[Sample]:
         """The rows' conversations up to where the assistant is to speak: a reference answer at the end is left out."""
@@ -198,20 +218,42 @@ class Answers:
                 raise DataError(f"{sample.origin}: there is nothing to answer: no message before the assistant's.")
             yield replace(sample, messages=sample.asked)
 
-    def _answers(self, batch: Sequence[tuple[Sample, list[Completion]]], scoring: Scoring) -> Iterator[Answer]:
-        flat = [(sample, completion) for sample, group in batch for completion in group]
-        scores = scoring(flat)
-        for index, (sample, completion) in enumerate(flat):
-            yield Answer(
-                sample.origin,
-                sample.messages,
-                completion.text,
-                completion.finish_reason,
-                len(completion.ids),
-                {name: values[index] for name, values in scores.items()},
-                completion.logps,
-                completion.top,
-            )
+    def _answers(self, batch: Sequence[tuple[Sample, list[Completion] | str]], scoring: Scoring) -> Iterator[Answer]:
+        flat = [(sample, each) for sample, found in batch if not isinstance(found, str) for each in found]
+        scores, index = scoring(flat) if flat else {}, count()
+        for sample, found in batch:
+            if isinstance(found, str):
+                yield from [_failed(sample, found)] * self._plan.config.sampling.n
+                continue
+            for completion in found:
+                at = next(index)
+                rewards = {name: values[at] for name, values in scores.items()}
+                yield _answer(sample, completion, rewards)
+
+
+def _answer(sample: Sample, completion: Completion, rewards: Mapping[str, float | None]) -> Answer:
+    return Answer(
+        sample.origin,
+        sample.messages,
+        completion.text,
+        completion.finish_reason,
+        len(completion.ids),
+        rewards,
+        completion.logps,
+        completion.top,
+    )
+
+
+def _failed(sample: Sample, error: str) -> Answer:
+    return Answer(sample.origin, sample.messages, "", "error", 0, error=error)
+
+
+def _no_room(request: Request, model: LoadedModel) -> str:
+    """Why a model cannot answer a request, where it alone is at fault; "" where it can."""
+    limit = model.max_length
+    if limit is None or len(request.ids) < limit:
+        return ""
+    return f"The prompt has {len(request.ids)} tokens, and the model {limit} positions: shorten it."
 
 
 def requests(plan: Plan, loaded: Runtime, samples: Sequence[Sample]) -> list[Request]:

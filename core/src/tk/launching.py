@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import random
+import shutil
+import socket
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -16,19 +19,52 @@ import msgspec
 from tk.compose import Plan
 from tk.config.files import to_yaml
 from tk.contracts import Launcher, TrainResult
-from tk.errors import TkError
-from tk.files import write_file
+from tk.errors import TkError, UsageError
+from tk.files import explained, write_file
 from tk.specs import Spec, StrategySpec
+
+LAUNCH, CONFIG = "launch", "config.yaml"
+PORTS = range(24_000, 32_000)
+"""Below those that a system gives to outgoing connections, which could take one before it is listened on."""
+
+
+def free_port() -> int:
+    """A TCP port of the loopback interface, at which processes of this machine can meet: nobody listens on it."""
+    while True:
+        port = random.SystemRandom().choice(PORTS)
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 def launcher_of(plan: Plan) -> Launcher | None:
-    """What starts the processes of a run; None where this process is one of them, or the only one."""
+    """What starts the processes of a run; None where this process is one of them, or the only one.
+
+    Raises UsageError where it is one of others than the config says.
+    """
     chosen = plan.config.chosen.get("launcher")
-    if "RANK" in os.environ or chosen is None:
+    launcher: Launcher | None = None if chosen is None else chosen.build()
+    if "RANK" in os.environ:
+        _check_started(1 if launcher is None else launcher.processes)
         return None
-    launcher: Launcher = chosen.build()
+    if launcher is None:
+        return None
     alone = launcher.here and not _environment(plan.one("strategy").component.spec)
     return None if alone else launcher
+
+
+def _check_started(wished: int) -> None:
+    """By torchrun's environment. wished: processes that the launcher would start; one says nothing."""
+    rank, size = os.environ["RANK"], os.environ.get("WORLD_SIZE")
+    if size is None:
+        raise UsageError(
+            f"RANK is {rank}, but WORLD_SIZE is not set: start the processes by torchrun, or unset RANK to let a launcher start "
+            "them."
+        )
+    if wished not in (1, int(size)):
+        raise UsageError(
+            f"launcher: it is to start {wished} processes, and this is process {rank} of {size} that were started without it "
+            "(WORLD_SIZE): give the same number, or leave the launcher out."
+        )
 
 
 def environment_of(plan: Plan) -> Mapping[str, str]:
@@ -66,19 +102,21 @@ def argv(plan: Plan, config: Path, flags: Sequence[str] = ()) -> list[str]:
     return ["env", *variables, *own] if variables else own
 
 
-def launch(plan: Plan, launcher: Launcher, *, json: bool = False) -> str:
+def launch(plan: Plan, launcher: Launcher, flags: Sequence[str] = ()) -> str:
     """Start the run, whose first process prints what a run prints. Returns to whom it was handed over, "" where it is done."""
     _require(plan)
     folder = Path(plan.config.output.dir)
     if launcher.waits:
-        with TemporaryDirectory(prefix="tk-") as own:
-            return launcher.launch(command(plan, Path(own) / "config.yaml", ["--json"] if json else []), folder)
-    config = folder / "launch" / "config.yaml"
+        with TemporaryDirectory(prefix="tk-") as name:
+            return launcher.launch(command(plan, Path(name) / CONFIG, flags), folder, Path(name))
+    own = _submission(folder)
+    with explained(own):
+        own.mkdir(parents=True)
     try:
-        return launcher.launch(command(plan, config), folder)
+        return launcher.launch(command(plan, own / CONFIG), folder, own)
     except TkError:  # a run that cannot begin leaves nothing
-        config.unlink()
-        for empty in (config.parent, folder):
+        shutil.rmtree(own, ignore_errors=True)
+        for empty in (own.parent, folder):
             with suppress(OSError):
                 empty.rmdir()
         raise
@@ -87,21 +125,25 @@ def launch(plan: Plan, launcher: Launcher, *, json: bool = False) -> str:
 def shown(plan: Plan, launcher: Launcher) -> str:
     """What would be started."""
     folder = Path(plan.config.output.dir)
-    return launcher.shown(argv(plan, folder / "launch" / "config.yaml"), folder)
+    return launcher.shown(argv(plan, _submission(folder) / CONFIG), folder)
+
+
+def _submission(folder: Path) -> Path:
+    """A folder for the next time that a run is handed over: an earlier one may still wait for its turn, and reads its config
+    then."""
+    taken = [int(path.name) for path in (folder / LAUNCH).glob("*") if path.name.isdecimal()]
+    return folder / LAUNCH / str(max(taken, default=0) + 1)
 
 
 def result_of(plan: Plan, launcher: Launcher) -> TrainResult:
-    """Start the run and wait for what it comes to. Raises TkError for a launcher that does not wait."""
+    """Start the run and wait for what it comes to, which its first process writes into a file: what a reward or a library
+    prints is the user's. Raises UsageError for a launcher that does not wait."""
     if not launcher.waits:
-        raise TkError("launcher: it hands the run over, so that there is no result to wait for: use `tk train`.")
-    _require(plan)
+        raise UsageError("launcher: it hands the run over, so that there is no result to wait for: use `tk train`.")
     with TemporaryDirectory(prefix="tk-") as own:
-        output = Path(own) / "result.json"
-        with output.open("wb") as stdout:
-            launcher.launch(
-                command(plan, Path(own) / "config.yaml", ["--json"]), Path(plan.config.output.dir), stdout.fileno()
-            )
-        return msgspec.convert(json.loads(output.read_text(encoding="utf-8")), TrainResult, dec_hook=_path)
+        result = Path(own) / "result.json"
+        launch(plan, launcher, ["--result", str(result)])
+        return msgspec.convert(json.loads(result.read_text(encoding="utf-8")), TrainResult, dec_hook=_path)
 
 
 def _require(plan: Plan) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, Self
 
 from tk.errors import UsageError
 from tk.files import explained, sync, write_file
@@ -18,21 +19,48 @@ BLOCK = 1 << 20
 
 
 class Part:
-    """Lines of a file that is not whole. kept: how many of them an earlier try has left."""
+    """Lines of a file that is not whole, which one process at a time adds to. Leave it as a context.
+
+    kept: how many of them an earlier try has left.
+    """
 
     def __init__(self, path: Path, made_with: Mapping[str, Any], *, resume: bool) -> None:
-        """Raises UsageError where there are lines and `resume` is not asked for, or they were made with anything else."""
+        """Raises UsageError where there are lines and `resume` is not asked for, or they were made with anything else; and
+        where another process adds to them."""
         self.path = path
         self._lines, self._about = (path.with_name(path.name + ending) for ending in (PART, ABOUT))
         self._made_with = json.loads(json.dumps(made_with))
-        self.kept = _whole_lines(self._lines) if self._lines.exists() else 0
-        if self.kept and not resume:
-            raise UsageError(
-                f"{path}: {self.kept} lines of it are there from a run that was cut off: --resume goes on with the next, or "
-                f"delete {self._lines}."
-            )
-        if self.kept:
-            self._check()
+        with explained(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = _held(self._lines)
+        try:
+            self.kept = self._written = _whole_lines(self._lines)
+            if self.kept and not resume:
+                raise UsageError(
+                    f"{path}: {self.kept} lines of it are there from a run that was cut off: --resume goes on with the next, "
+                    f"or delete {self._lines}."
+                )
+            if self.kept:
+                self._check()
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let others add to the lines; without any, nothing is left."""
+        if self._file.closed:
+            return
+        if not self._written:
+            self._lines.unlink(missing_ok=True)
+            self._about.unlink(missing_ok=True)
+        with suppress(OSError):  # what it still holds finds no room either, which was told
+            self._file.close()
 
     def lines(self) -> Iterator[dict[str, Any]]:
         """The kept lines."""
@@ -47,35 +75,25 @@ class Part:
     @contextmanager
     def writing(self) -> Iterator[Callable[[str], None]]:
         """Adds lines. The file is in its place when the block ends without an error; else its lines wait for `resume`."""
+        file, self._written = self._file, self.kept
         with explained(self.path):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            file = self._lines.open("r+b" if self._lines.exists() else "w+b")
             file.truncate(_end_of(file, self.kept))
             file.seek(0, os.SEEK_END)
-        written = self.kept
 
         def write(line: str) -> None:
-            nonlocal written
             with explained(self.path):
                 file.write(line.encode("utf-8", "backslashreplace") + b"\n")
                 file.flush()
-            written += 1
+            self._written += 1
 
-        try:
-            write_file(self._about, json.dumps(self._made_with))
-            yield write
-            with explained(self.path):
-                os.fsync(file.fileno())
-                file.close()
-                self._lines.replace(self.path)
-                sync(self.path.parent)
-            self._about.unlink()
-        finally:
-            with suppress(OSError):  # what it still holds finds no room either, which was told
-                file.close()
-            if not written:
-                self._lines.unlink(missing_ok=True)
-                self._about.unlink(missing_ok=True)
+        write_file(self._about, json.dumps(self._made_with))
+        yield write
+        with explained(self.path):
+            os.fsync(file.fileno())
+            self._lines.replace(self.path)
+            file.close()
+            sync(self.path.parent)
+        self._about.unlink()
 
     def _check(self) -> None:
         was = json.loads(self._about.read_text(encoding="utf-8")) if self._about.exists() else {}
@@ -90,6 +108,21 @@ class Part:
                 f"--resume: the {self.kept} lines of {self.path} that are there were made with another config: "
                 f"{'; '.join(differing[:3])}. Give the same values, or delete {self._lines}."
             )
+
+
+def _held(path: Path) -> BinaryIO:
+    """A file that no other process holds, made where there is none. Raises UsageError where one does."""
+    file = path.open("r+b" if path.exists() else "w+b")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.path.samestat(
+            os.fstat(file.fileno()), path.stat()
+        ):  # not one that another has put in its place meanwhile
+            return file
+    except (BlockingIOError, FileNotFoundError):
+        pass
+    file.close()
+    raise UsageError(f"{path}: another process is writing it: wait until it has ended, or name another file.")
 
 
 def _whole_lines(path: Path) -> int:

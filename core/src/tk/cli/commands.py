@@ -24,7 +24,7 @@ import typer
 from tk import launching, setup
 from tk.api import train_plan
 from tk.cli.generated import AnswerRows, Rows, scores_row, tell, vector_row
-from tk.cli.output import as_json, table
+from tk.cli.output import as_json, json_text, table
 from tk.cli.progress import Progress
 from tk.config.files import listed
 from tk.contracts import LM_HEAD, Head, Memory, TrainPlan, TrainResult
@@ -46,6 +46,7 @@ def train(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
     print_config: Annotated[bool, typer.Option("--print-config", help="Show the config and stop.")] = False,
     json: Json = False,
+    result: Annotated[Path | None, typer.Option("--result", hidden=True)] = None,
 ) -> None:
     """Fine-tune a model. Any config path is a flag; options of chosen plugins are below."""
     if resume:
@@ -61,24 +62,31 @@ def train(
     plan = setup.plan(given, output=True)
     launcher = launching.launcher_of(plan)
     if dry_run:
-        found = plan.one("trainer").build().plan(plan)
+        planned = plan.one("trainer").build().plan(plan)
         if json:
-            as_json(found)
+            as_json(planned)
         else:
-            _print_plan(found)
+            _print_plan(planned)
             if launcher is not None:
                 print(f"\n{launching.shown(plan, launcher)}")
         return
     if launcher is not None:
-        if told := launching.launch(plan, launcher, json=json):
-            print(told)
+        if told := launching.launch(plan, launcher, ["--json"] if json else []):
+            if json:
+                as_json({"launched": told})
+            else:
+                print(told)
         return
     with _Uncollected() as uncollected:
-        result = train_plan(plan, [uncollected] if json else [uncollected, Progress(sys.stderr)])
-    if json:
-        as_json(result)
-    elif int(os.environ.get("RANK", "0")) == 0:
-        _print_result(result)
+        found = train_plan(plan, [uncollected] if json or result else [uncollected, Progress(sys.stderr)])
+    if int(os.environ.get("RANK", "0")):
+        return
+    if result:
+        write_file(result, json_text(found))
+    elif json:
+        as_json(found)
+    else:
+        _print_result(found)
 
 
 class _Uncollected:

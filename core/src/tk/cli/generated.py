@@ -37,7 +37,8 @@ def tell(items: Generated, rows: Rows, to: Path | None, json: bool, resume: bool
     if resume and to is None:
         raise UsageError("--resume: name the file that is to be gone on with: --to FILE.")
     if to is not None:
-        _write(items, rows, Part(to, items.made_with, resume=resume))
+        with Part(to, items.made_with, resume=resume) as part:
+            _write(items, rows, part)
         rows.summary(to, len(items), json)
     elif json:
         as_json_rows(rows.of(item) for item in counted(items, rows.what, sys.stderr))
@@ -90,6 +91,7 @@ class AnswerRows(Rows):
     def __init__(self) -> None:
         super().__init__("answers", self._of)
         self._sums: dict[str, tuple[float, int]] = {}
+        self._errors = 0
 
     def _of(self, answer: Answer) -> dict[str, Any]:
         row = answer_row(answer)
@@ -97,22 +99,25 @@ class AnswerRows(Rows):
         return row
 
     def count(self, row: Mapping[str, Any]) -> None:
+        self._errors += "error" in row
         for name, value in row.get("rewards", {}).items():
             total, count = self._sums.get(name, (0.0, 0))
             self._sums[name] = (total, count) if value is None else (total + value, count + 1)
 
     def show(self, row: Mapping[str, Any]) -> None:
         print(f"[{row['origin']}] {row['messages'][-1]['content']}")
-        print(f"  {row['answer']}")
+        print(f"  {row.get('error') or row['answer']}")
         for name, value in row.get("rewards", {}).items():
             print(f"  {name}: {'not applicable' if value is None else value}")
 
     def summary(self, path: Path, count: int, json: bool) -> None:
         means = {name: total / scored if scored else None for name, (total, scored) in sorted(self._sums.items())}
         if json:
-            as_json({"path": str(path), self.what: count, "rewards": means})
+            as_json({"path": str(path), self.what: count, "errors": self._errors, "rewards": means})
             return
         super().summary(path, count, json)
+        if self._errors:
+            print(f"{self._errors} of them have an error instead of an answer: the field error says why.")
         rows = [
             {
                 "reward": name,
@@ -133,6 +138,7 @@ def answer_row(answer: Answer) -> dict[str, Any]:
         "answer": answer.text,
         "finish_reason": answer.finish_reason,
         "tokens": answer.tokens,
+        **({"error": answer.error} if answer.error else {}),
         **({"rewards": dict(answer.rewards)} if answer.rewards else {}),
         **({"logprobs": list(answer.logps)} if answer.logps is not None else {}),
         **({"top_logprobs": [dict(top) for top in answer.top]} if answer.top is not None else {}),

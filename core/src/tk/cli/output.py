@@ -10,10 +10,15 @@ from typing import Any
 
 
 def as_json(value: Any) -> None:
-    """One JSON document on standard output. Dataclasses, paths and sets are written plainly."""
+    """One JSON document on standard output."""
+    print(json_text(value))
+
+
+def json_text(value: Any) -> str:
+    """A JSON document. Dataclasses, paths and sets are written plainly."""
     import msgspec
 
-    print(json.dumps(msgspec.to_builtins(value, enc_hook=_plain), indent=2, ensure_ascii=False))
+    return json.dumps(msgspec.to_builtins(value, enc_hook=_plain), indent=2, ensure_ascii=False)
 
 
 def as_json_rows(rows: Iterable[Mapping[str, Any]]) -> None:

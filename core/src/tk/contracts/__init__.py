@@ -13,7 +13,19 @@ R samples (R = B without packing). Nothing here imports torch at run time.
 from __future__ import annotations
 
 from tk.config.sections import Sampling
-from tk.contracts.data import Batch, Dataset, Encoding, Example, Format, Layout, Limit, Row, RowSet, Template
+from tk.contracts.data import (
+    AnswerReader,
+    Batch,
+    Dataset,
+    Encoding,
+    Example,
+    Format,
+    Layout,
+    Limit,
+    Row,
+    RowSet,
+    Template,
+)
 from tk.contracts.dialects import Dialect
 from tk.contracts.generation import (
     Asked,
@@ -79,6 +91,7 @@ from tk.contracts.serving import Server, Serving
 __all__ = [
     "LM_HEAD",
     "Adapters",
+    "AnswerReader",
     "Asked",
     "Batch",
     "Callback",

@@ -57,6 +57,14 @@ class Encoding:
     media: Sequence[Medium] = ()
 
 
+class AnswerReader(Protocol):
+    """Reads one answer as its tokens come."""
+
+    def push(self, ids: Sequence[int]) -> str:
+        """The text, in whole characters, that further tokens make sure to stand before any call of a tool."""
+        ...
+
+
 @runtime_checkable
 class Template(Protocol):
     """A chat format. Built as `target([options], tokenizer=..., media=None)`; `media`: a MediaProcessor.
@@ -80,11 +88,12 @@ class Template(Protocol):
         """Token ids that end the assistant's turn."""
         ...
 
-    def read(self, ids: Sequence[int], *, more: bool = False) -> Message:
-        """What the assistant has said by tokens that were sampled: text, and calls of tools.
+    def read(self, ids: Sequence[int]) -> Message:
+        """What the assistant has said by tokens that were sampled: text, and calls of tools."""
+        ...
 
-        more: others are to come: only the text, in whole characters, that is sure to stand before any call.
-        """
+    def reader(self) -> AnswerReader:
+        """For an answer on its way: the pieces joined are what the text of `read` begins with."""
         ...
 
 

@@ -205,11 +205,12 @@ class Launcher(Protocol):
     waits: bool
     processes: int
 
-    def launch(self, command: Sequence[str], folder: Path, stdout: int | None = None) -> str:
+    def launch(self, command: Sequence[str], folder: Path, own: Path) -> str:
         """Start processes of a command, which find one another by torchrun's environment, for a run in `folder`.
 
-        stdout: where the first of them prints. Returns to whom the run was handed over, in words; "" where it has ended
-        well. Raises TkError that names the process that failed.
+        own: a folder of this start, for files; it is deleted when the run has ended, where the launcher waits for it, and
+        where it cannot begin. The first process prints where this one does. Returns to whom the run was handed over, in words;
+        "" where it has ended well. Raises TkError that names the process that failed.
         """
         ...
 

@@ -88,8 +88,9 @@ def _check_read(template: Template, talk: Sample, answer: Sequence[int]) -> None
         found.role == "assistant" and found.text.strip() == last.text.strip(),
         f"{talk.origin}: the answer {last.text!r} is read as {found.text!r}",
     )
-    for count in range(end + 1):
-        so_far = template.read(answer[:count], more=True).text
+    reader, so_far = template.reader(), ""
+    for token in answer[:end]:
+        so_far += reader.push([token])
         need(
             found.text.startswith(so_far), f"{talk.origin}: {so_far!r} is told of the answer {found.text!r} on its way"
         )

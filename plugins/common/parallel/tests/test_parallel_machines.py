@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import sys
+from ipaddress import ip_address
 from pathlib import Path
 
 import psutil
@@ -37,10 +40,22 @@ def test_an_address_of_this_machine_has_an_interface(outer: tuple[str, str]) -> 
         interface_of("203.0.113.9")
 
 
-def test_one_machine_has_nothing_to_choose(outer: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_of_one_machine_speak_by_its_loopback(
+    outer: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     meet(dist.HashStore(), 0, 1)
-    assert _chosen() is None
+    assert _chosen() == interface_of("127.0.0.1")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("address", ["127.0.0.1", "localhost"])
+def test_processes_of_one_machine_listen_nowhere_else(address: str) -> None:
+    script = Path(__file__).with_name("listening_checks.py")
+    done = run_processes(script, world=2, environment={"MASTER_ADDR": address})
+    for said in (json.loads(process.stdout) for process in done):
+        assert said
+        assert all(ip_address(each).is_loopback for each in said)
 
 
 def test_the_interface_that_reaches_the_first_process_is_chosen(

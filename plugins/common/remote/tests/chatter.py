@@ -1,5 +1,5 @@
 """Engines for a worker, of the standard library only: after a token comes the one below it, down to 3; what it serves is
-one number that `update` reads. They run in an interpreter that has nothing installed."""
+what `update` has read. They run in an interpreter that has nothing installed."""
 
 import asyncio
 import json
@@ -12,10 +12,13 @@ from tk_worker import Streams
 
 
 class Chatter:
-    def __init__(self, greeting, pause=0.0, refuse=""):
+    def __init__(self, greeting, pause=0.0, refuse="", talks=0, forgets=False):
+        """talks: bytes that an event has besides. forgets: another digest in each process."""
         if refuse:
             raise ValueError(refuse)
         self._running, self._pause, self._weights = {}, pause, "none"
+        self._more = {"more": "." * talks} if talks else {}
+        self._own = f" of {os.getpid()}" if forgets else ""
         self.about = {"greeting": greeting, "packages": [n for n in ("torch", "tk", "msgspec") if n in sys.modules]}
         print("chatter begins", flush=True)
 
@@ -45,11 +48,19 @@ class Chatter:
         self._running[request] = [token, left - 1, stops]
         if finish:
             del self._running[request]
-        yield {"request": request, "ids": [token], "logps": [-float(token)], "finish": finish, "error": ""}
+        event = {"request": request, "ids": [token], "logps": [-float(token)], "finish": finish, "error": ""}
+        yield {**event, **self._more}
 
     def update(self, folder, version):
-        index = json.loads((Path(folder) / "weights.json").read_text())
-        self._weights = f"{version}:{sorted(name for names in index.values() for name in names)}"
+        names = [name for names in json.loads((Path(folder) / "weights.json").read_text()).values() for name in names]
+        if "bad" in names:
+            raise RuntimeError("it is half read")
+        if "deadly" in names:
+            os._exit(4)
+        self._weights = f"{version}:{sorted(names)}{self._own}"
+        return self._weights
+
+    def digest(self):
         return self._weights
 
     def sleep(self):

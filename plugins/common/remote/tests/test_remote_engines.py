@@ -133,6 +133,18 @@ def test_pieces_are_the_whole(engine: Remote) -> None:
     assert "".join(delta.text for delta in deltas) == generate(engine, [asked(100, max_tokens=20)])[0][0].text
 
 
+@pytest.mark.timeout(60)
+def test_both_may_say_much_at_once(model: LoadedModel, tmp_path: Path) -> None:
+    """Neither waits for the other to read what it writes."""
+    engine = remote(model, tmp_path, talks=50_000)
+    try:
+        long = [100] * 400
+        found = generate(engine, [asked(*long, 100 + i, max_tokens=9) for i in range(190)])
+        assert [each[0].ids[0] for each in found] == [99 + i for i in range(190)]
+    finally:
+        engine.close()
+
+
 def test_what_is_refused_is_the_requests_own_fault(engine: Remote) -> None:
     with pytest.raises(UsageError, match="chatter: 99 is not for me"):
         generate(engine, [asked(99)])
@@ -194,6 +206,60 @@ def test_a_killed_worker_fails_what_is_on_its_way_and_is_begun_anew(model: Loade
         with pytest.raises(LostError):
             generate(engine, [asked(5)])
         with pytest.raises(LostError, match="lost too often"):
+            generate(engine, [asked(5)])
+    finally:
+        engine.close()
+
+
+def test_a_worker_that_died_between_requests_is_begun_anew_by_whatever_comes_next(
+    model: LoadedModel, tmp_path: Path
+) -> None:
+    engine = remote(model, tmp_path, restarts=2)
+    try:
+        for version in (1, 2):
+            os.kill(worker_of(engine).pid, signal.SIGKILL)
+            engine.sleep()
+            assert engine.update([("a", torch.zeros(2))], version) == f"{version}:['a']"
+        assert generate(engine, [asked(5)])[0][0].policy_version == 2
+    finally:
+        engine.close()
+
+
+@pytest.mark.parametrize(("name", "error"), [("bad", "it is half read"), ("deadly", "exit code 4")])
+def test_weights_that_cannot_be_read_leave_those_before_them(
+    name: str, error: str, model: LoadedModel, tmp_path: Path
+) -> None:
+    engine = remote(model, tmp_path, restarts=2)
+    try:
+        engine.update([("a", torch.zeros(2))], 1)
+        with pytest.raises(TkError, match=error):
+            engine.update([(name, torch.zeros(2))], 2)
+        assert [path.name.rpartition("-")[2] for path in tmp_path.glob("weights-*")] == ["1"]
+        assert generate(engine, [asked(5)])[0][0].policy_version == 1
+        assert worker_of(engine).call("digest") == engine.digest == "1:['a']"
+    finally:
+        engine.close()
+
+
+def test_weights_that_cannot_be_written_leave_nothing(engine: Remote, tmp_path: Path) -> None:
+    def broken() -> Iterator[tuple[str, torch.Tensor]]:
+        yield "a", torch.zeros(2)
+        raise TkError("no more")
+
+    with pytest.raises(TkError, match="no more"):
+        engine.update(broken(), 1)
+    assert not list(tmp_path.glob("weights-*"))
+    assert generate(engine, [asked(5)])[0][0].policy_version == 0
+
+
+def test_one_that_serves_other_weights_than_before_does_not_answer(model: LoadedModel, tmp_path: Path) -> None:
+    engine = remote(model, tmp_path, restarts=2, forgets=True)
+    try:
+        engine.update([("a", torch.zeros(2))], 1)
+        os.kill(worker_of(engine).pid, signal.SIGKILL)
+        with pytest.raises(LostError):
+            generate(engine, [asked(5)])
+        with pytest.raises(TkError, match="serves other weights than before"):
             generate(engine, [asked(5)])
     finally:
         engine.close()

@@ -25,6 +25,22 @@ def reason(name, row):
     return str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "turns",
+    [
+        [USER, {"role": "assistant", "content": ""}, USER],
+        [{"role": "user", "content": []}],
+        [USER, {"role": "system", "content": "x"}, USER],
+        [{"role": "system", "content": "x"}] * 2,
+    ],
+)
+def test_what_is_answered_may_be_what_is_not_trained_on(turns):
+    found = REGISTRY.get("formats", "messages").build(generation=True)({"messages": turns})
+    assert [(m.role, m.text) for m in found.messages] == [(t["role"], t["content"] or "") for t in turns]
+    with pytest.raises(ValueError, match="messages"):
+        read("messages", {"messages": turns})
+
+
 def test_the_kind_is_listed_with_its_components():
     assert REGISTRY.kind("formats").singular == "format"
     assert {"messages", "alpaca", "sharegpt", "prompt-completion", "text"} <= set(REGISTRY.names("formats"))

@@ -124,7 +124,7 @@ def test_an_endpoint_that_takes_no_weights_says_so(base: Path, tmp_path: Path) -
     with tk.serve(model=str(base), template="chatml", server={"port": 0}) as serving:
         engine = opened(f"{serving.url}/v1", base, tmp_path)
         try:
-            with pytest.raises(UsageError, match="Not Found"):
+            with pytest.raises(UsageError, match=r"--server\.weight-updates true"):
                 engine.update([("a", torch.zeros(1))], 1)
         finally:
             engine.close()
@@ -208,7 +208,7 @@ def test_a_judge_that_has_no_model_of_its_own_is_refused(base: Path, tmp_path: P
 def test_a_busy_endpoint_is_asked_again(base: Path, tmp_path: Path) -> None:
     server = {"port": 0, "max_requests": 2}
     with tk.serve(model=str(base), template="chatml", server=server) as serving:
-        engine = opened(f"{serving.url}/v1", base, tmp_path, max_requests=6, retries=20)
+        engine = opened(f"{serving.url}/v1", base, tmp_path, max_requests=6, retries=60)
         try:
             found = generate(engine, [Request(ids, Sampling(max_tokens=30)) for ids in PROMPTS * 6])
             assert len({own[0].ids for own in found}) == 2
@@ -253,7 +253,8 @@ def test_faults_of_the_way_are_told(base: Path, tmp_path: Path, url: str) -> Non
 
 @pytest.fixture
 def plain_url() -> Iterator[str]:
-    """An endpoint of the protocol as OpenAI has it: no token ids, and it takes its time."""
+    """An endpoint of the protocol as OpenAI has it: no token ids. It takes its time, and breaks off once."""
+    tries: list[int] = []
 
     async def models(_: HttpRequest) -> Response:
         return JSONResponse(
@@ -264,12 +265,16 @@ def plain_url() -> Iterator[str]:
         body = await request.json()
         if body["max_tokens"] == 99:
             await asyncio.sleep(30)
+        tries.append(body["max_tokens"])
 
         async def pieces() -> Any:
+            if body["max_tokens"] == 88 and tries.count(88) == 1:
+                raise ConnectionError("broken off")
             head = {"id": "1", "object": "text_completion", "created": 0, "model": "plain"}
             for text, finish in (("he", None), ("llo", None), ("", "stop")):
                 choice = {"index": 0, "text": text, "logprobs": None, "finish_reason": finish}
                 yield f"data: {json.dumps({**head, 'choices': [choice]})}\n\n"
+                await asyncio.sleep(1.0 if body["max_tokens"] == 77 else 0)
             yield "data: [DONE]\n\n"
 
         return StreamingResponse(pieces(), media_type="text/event-stream")
@@ -297,6 +302,23 @@ def test_one_without_token_ids_answers_and_does_not_train(plain_url: str, base: 
             generate(engine, [Request(PROMPTS[0], Sampling(max_tokens=9, logprobs=True))])
         with pytest.raises(TkError, match="no answer in 2 seconds"):
             generate(engine, [Request(PROMPTS[0], Sampling(max_tokens=99))])
+        with pytest.raises(TkError, match="no answer in 2 seconds"):  # one that is still coming
+            generate(engine, [Request(PROMPTS[0], Sampling(max_tokens=77))])
+        with pytest.raises(TkError, match="cannot be reached"):
+            generate(engine, [Request(PROMPTS[0], Sampling(max_tokens=88))])
+    finally:
+        engine.close()
+    again = opened(plain_url, base, tmp_path, retries=0)
+    assert generate(again, [Request(PROMPTS[0], Sampling(max_tokens=88))])[0][0].text == "hello"
+    again.close()
+
+
+def test_one_that_breaks_off_before_it_has_said_anything_is_asked_again(
+    plain_url: str, base: Path, tmp_path: Path
+) -> None:
+    engine = opened(plain_url, base, tmp_path, retries=1)
+    try:
+        assert generate(engine, [Request(PROMPTS[0], Sampling(max_tokens=88))])[0][0].text == "hello"
     finally:
         engine.close()
 

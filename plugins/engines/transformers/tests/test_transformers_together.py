@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tk.contracts import Completion, Delta, LoadedModel, Request, Sampling
 from tk.engines import generate, stream
+from tk.errors import TkError
 from tk_auto.family import AutoFamily
 from tk_conformance.engines import come_and_go
 from tk_conformance.tiny import tiny_checkpoint
@@ -195,6 +197,39 @@ def test_other_weights_have_read_nothing(tmp_path: Path) -> None:
     one.module.load_state_dict(AutoFamily().load(one.path).module.state_dict())
     other.update((), 5)
     assert generate(other, [request])[0] == [replace(c, policy_version=5) for c in alone(one, request)]
+
+
+def test_what_other_weights_have_read_is_not_gone_on_from(tmp_path: Path) -> None:
+    """Of answers that are on their way when the weights change, neither while they are there nor when they have ended."""
+    one, two = (AutoFamily().load(str(tiny_checkpoint(tmp_path / str(s), vocab=300, seed=s))) for s in (0, 1))
+    request = Request(LONG, Sampling(max_tokens=6), stop_ids=(299,))
+    expected = [replace(c, policy_version=1) for c in alone(two, request)]
+    engine = engine_of(one)
+    before = engine.add(Request(LONG, Sampling(max_tokens=20, n=2), stop_ids=(299,)))
+    ended = engine.add(Request(LONG, Sampling(max_tokens=4), stop_ids=(299,)))
+    engine.step()
+    engine.update(two.module.state_dict().items(), 1)
+    after = engine.add(request)
+    deltas = drained(engine)
+    assert {delta.key for delta in deltas if delta.finish_reason} == {before, ended, after}
+    assert tuple(i for d in deltas if d.key == after for i in d.ids) == expected[0].ids
+    assert generate(engine, [request])[0] == expected
+
+
+def test_weights_that_do_not_fit_are_not_answered_with(tmp_path: Path) -> None:
+    model = AutoFamily().load(str(tiny_checkpoint(tmp_path / "m", vocab=300)))
+    engine, request = engine_of(model), Request(LONG, Sampling(max_tokens=6), stop_ids=(299,))
+    expected = generate(engine, [request])[0]
+    whole = {name: value.clone() for name, value in model.module.state_dict().items()}
+    with pytest.raises(TkError, match="no weight named 'other'"):
+        engine.update([("other", torch.zeros(1))], 1)
+    assert generate(engine, [request])[0] == expected
+    with pytest.raises(TkError, match="no weight named 'other'"):
+        engine.update([(name, value + 1) for name, value in whole.items()] + [("other", torch.zeros(1))], 1)
+    with pytest.raises(TkError, match="a part of other weights"):
+        generate(engine, [request])
+    engine.update(whole.items(), 2)
+    assert generate(engine, [request])[0] == [replace(c, policy_version=2) for c in expected]
 
 
 def test_the_memory_of_requests_goes_with_the_last_of_them(model: LoadedModel) -> None:

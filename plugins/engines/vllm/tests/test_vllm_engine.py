@@ -155,6 +155,28 @@ def test_new_weights_are_served_and_proved(engine: VllmEngine, base: Path, vllm_
         whole.close()
 
 
+def test_what_other_weights_have_read_is_not_gone_on_from(base: Path, engine: VllmEngine) -> None:
+    """Nor where an answer is on its way when the weights change."""
+    model, ids = AutoFamily().load(str(base)), [7, *range(20, 298)]  # more than a block of vLLM's cache
+    engine.update(model.module.state_dict().items(), 3)
+    before = engine.add(Request(ids, Sampling(max_tokens=60)))
+    while not any(delta.ids for delta in engine.step()):
+        pass
+    torch.manual_seed(6)
+    with torch.no_grad():
+        for parameter in model.module.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    engine.update(model.module.state_dict().items(), 4)
+    after, found = engine.add(Request(ids, Sampling(max_tokens=16))), list[int]()
+    left = {before, after}
+    while left:
+        for delta in engine.step():
+            found += delta.ids if delta.key == after else ()
+            left -= {delta.key} if delta.finish_reason else set()
+    expected = generate(here(model), [Request(ids, Sampling(max_tokens=16))])[0][0].ids
+    assert tuple(found) == tuple(expected)
+
+
 def test_what_its_parser_refuses_is_told(base: Path, vllm_python: str, tmp_path: Path) -> None:
     options = VllmOptions(python=vllm_python, args={"max_model_lem": 12}, env=ENV)
     with pytest.raises(UsageError, match=r"engine.args: vLLM's parser says: .*max-model-lem"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -16,8 +17,12 @@ from tk_slurm.options import SlurmOptions
 
 SRUN = """#!/bin/bash
 # Slurm's srun, as far as the script leans on it: the command once for each task, with its places
+while [[ $1 == --* ]]; do
+  [[ $1 == --cpus-per-task=* ]] && export SLURM_CPUS_PER_TASK="${1#*=}"
+  shift
+done
 for ((task = 0; task < SLURM_NTASKS; task++)); do
-  SLURM_PROCID=$task SLURM_LOCALID=$((task % 2)) "${@:2}" &
+  SLURM_PROCID=$task SLURM_LOCALID=$((task % 2)) "$@" &
 done
 wait
 """
@@ -56,21 +61,64 @@ def test_the_script_asks_for_what_the_options_say(tmp_path: Path) -> None:
     assert lines[0] == "#!/bin/bash"
 
 
-def test_its_processes_know_their_places(cluster: Path, tmp_path: Path) -> None:
-    text = f"import json, os, sys; json.dump([os.environ[n] for n in sys.argv[1:]], open(f'{tmp_path}/{{os.getpid()}}', 'w'))"
-    names = ["RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "GREETING"]
-    options = SlurmOptions(nodes=2, processes_per_node=2, setup=["export GREETING='good day'"])
+def test_names_with_spaces_and_signs_arrive_whole(tmp_path: Path) -> None:
+    """sbatch reads words up to a #, as a shell does, and replaces %x in names of files."""
+    folder = tmp_path / "run #2 of 'a' 50%"
+    lines = SlurmLauncher(SlurmOptions(account="our group")).shown(["tk"], folder).splitlines()
+    words = [shlex.split(line.removeprefix("#SBATCH "), comments=True) for line in lines if line.startswith("#SBATCH")]
+    assert ["--job-name=run #2 of 'a' 50%"] in words
+    assert ["--account=our group"] in words
+    assert [f"--output={tmp_path}/run #2 of 'a' 50%%/launch/%j.out"] in words
+
+
+def _told(tmp_path: Path, options: SlurmOptions, names: list[str], **variables: str) -> list[list[str]]:
+    """Variables that each process of a job finds."""
+    text = (
+        "import json, os, sys; "
+        f"json.dump([os.environ.get(n) for n in sys.argv[1:]], open(f'{tmp_path}/{{os.getpid()}}', 'w'))"
+    )
     script = tmp_path / "job.sh"
     script.write_text(SlurmLauncher(options).shown([sys.executable, "-c", text, *names], tmp_path))
-    job = {"SLURM_JOB_ID": "41234", "SLURM_JOB_NODELIST": "here[1-2]", "SLURM_NTASKS": "4"}
-    subprocess.run(["bash", script], env=os.environ | job, check=True)
-    found = sorted(json.loads(path.read_text()) for path in tmp_path.iterdir() if path.name.isdecimal())
-    assert found == [[str(r), str(r % 2), "4", "2", "127.0.0.1", "21234", "good day"] for r in range(4)]
+    count = options.nodes * options.processes_per_node
+    job = {"SLURM_JOB_ID": "41234", "SLURM_JOB_NODELIST": "here[1-2]", "SLURM_NTASKS": str(count), **variables}
+    own = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    subprocess.run(["bash", script], env=own | job, check=True)
+    return sorted(json.loads(path.read_text()) for path in tmp_path.iterdir() if path.name.isdecimal())
+
+
+def test_its_processes_know_their_places(cluster: Path, tmp_path: Path) -> None:
+    names = ["RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "GREETING"]
+    options = SlurmOptions(nodes=2, processes_per_node=2, setup=["export GREETING='good day'"])
+    found = _told(tmp_path, options, names)
+    assert found == [[str(r), str(r % 2), "4", "2", "127.0.0.1", "25234", "good day"] for r in range(4)]
+
+
+@pytest.mark.parametrize(
+    ("cores", "variables", "told"),
+    [
+        (3, {"SLURM_CPUS_ON_NODE": "32"}, ["3", "3"]),
+        (3, {"OMP_NUM_THREADS": "5"}, ["3", "5"]),
+        (0, {"SLURM_CPUS_ON_NODE": "32"}, [None, "16"]),
+        (0, {"SLURM_CPUS_ON_NODE": "1"}, [None, "1"]),
+        (0, {}, [None, "1"]),
+    ],
+)
+def test_its_processes_have_the_cores_that_were_asked_for(
+    cluster: Path, tmp_path: Path, cores: int, variables: dict[str, str], told: list[str | None]
+) -> None:
+    options = SlurmOptions(processes_per_node=2, cpus_per_process=cores)
+    found = _told(tmp_path, options, ["SLURM_CPUS_PER_TASK", "OMP_NUM_THREADS"], **variables)
+    assert found == [told, told]
+
+
+def test_what_activates_an_environment_may_ask_for_what_is_not_set(cluster: Path, tmp_path: Path) -> None:
+    options = SlurmOptions(setup=['export SEEN="was $NEVER_SET_BEFORE"'])
+    assert _told(tmp_path, options, ["SEEN"]) == [["was "]]
 
 
 def test_it_is_submitted_from_the_runs_folder(cluster: Path, tmp_path: Path) -> None:
-    told = SlurmLauncher(SlurmOptions()).launch(["tk"], tmp_path / "run")
-    script = tmp_path / "run/launch/job.sh"
+    told = SlurmLauncher(SlurmOptions()).launch(["tk"], tmp_path / "run", tmp_path / "own")
+    script = tmp_path / "own/job.sh"
     assert (cluster / "submitted").read_text().split() == ["--parsable", str(script)]
     assert told.startswith("job 17 (squeue -j 17)")
     assert subprocess.run(["bash", "-n", script], check=False).returncode == 0
@@ -79,5 +127,5 @@ def test_it_is_submitted_from_the_runs_folder(cluster: Path, tmp_path: Path) -> 
 def test_without_slurm_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(TkError, match="no sbatch on this machine"):
-        SlurmLauncher(SlurmOptions()).launch(["tk"], tmp_path / "run")
-    assert not (tmp_path / "run").exists()
+        SlurmLauncher(SlurmOptions()).launch(["tk"], tmp_path / "run", tmp_path / "own")
+    assert not list(tmp_path.iterdir())

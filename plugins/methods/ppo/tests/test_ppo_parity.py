@@ -60,6 +60,7 @@ def groups() -> list[Group]:
                 "advantages": draw.normal(0, 1, length).tolist(),
                 "returns": draw.normal(0, 0.6, length).tolist(),
             }
+            tokens["engine"] = (np.asarray(tokens["old"]) - draw.normal(0, 0.3, length)).tolist()
             answers.append(Answer(draw.integers(1, 101, length).tolist(), reward=float(length), tokens=tokens))
         made.append(Group(draw.integers(1, 101, prompt).tolist(), answers))
     made[1].answers.append(Answer([5, 6, 7], trained=False))
@@ -82,11 +83,13 @@ def expected(models: Mapping[str, nn.Module], head: nn.Linear | None, groups: li
             logits = nets["policy"](input_ids=ids).logits[0, start:-1] / TEMPERATURE
             logps = logits.log_softmax(-1).gather(1, ids[0, start + 1 :, None])[:, 0]
             values = own_head(backbone(input_ids=ids).last_hidden_state[0, start:-1])[:, 0]
-            old, before, advantages, returns = (
-                torch.tensor(answer.tokens[n], dtype=torch.float64) for n in ("old", "values", "advantages", "returns")
+            old, before, advantages, returns, engine = (
+                torch.tensor(answer.tokens[n], dtype=torch.float64)
+                for n in ("old", "values", "advantages", "returns", "engine")
             )
             ratio = (logps - old).exp()
-            policy.append(-torch.minimum(ratio * advantages, ratio.clamp(0.8, 1.3) * advantages).sum())
+            gained = torch.minimum(ratio * advantages, ratio.clamp(0.8, 1.3) * advantages)
+            policy.append(-(gained * counted(old - engine, options.correction)).sum())
             error = (values - returns) ** 2
             if options.value_clip is not None:
                 near = before + (values - before).clamp(-options.value_clip, options.value_clip)
@@ -97,6 +100,14 @@ def expected(models: Mapping[str, nn.Module], head: nn.Linear | None, groups: li
     objective.backward()
     found = [gradient(net) for net in nets.values()] + ([gradient(own_head)] if head is not None else [])
     return objective.item(), torch.cat(found)
+
+
+def counted(apart: torch.Tensor, how: str) -> torch.Tensor | float:
+    """Importance weights of an engine's tokens within 0.7 and 1.2, of each or of the answer, cut to these or left out."""
+    if how == "none":
+        return 1.0
+    ratio = (apart.sum() if how.startswith("sequence") else apart).exp()
+    return ratio.clamp(0.7, 1.2) if how.endswith("truncate") else ratio * ((ratio >= 0.7) & (ratio <= 1.2))
 
 
 def ours(
@@ -134,6 +145,16 @@ def test_loss_and_gradients_equal_the_papers(
     for name, layout in LAYOUTS.items():
         check_same(ours(models, head, groups, method, layout, 9), (wanted[0], wanted[1].float()), name)
     check_same(ours(models, head, groups, method, LAYOUTS["right"], 1), (wanted[0], wanted[1].float()), "accumulated")
+
+
+@pytest.mark.parametrize("how", ["token_truncate", "token_mask", "sequence_truncate", "sequence_mask"])
+def test_answers_of_an_engine_that_differs_are_weighed(groups: list[Group], how: str) -> None:
+    models, bounds = models_of("own"), {"correction_max": 1.2, "correction_min": 0.7}
+    method, plain = method_of("own", correction=how, **bounds), method_of("own")
+    wanted = expected(models, None, groups, method.options)
+    assert wanted[0] != pytest.approx(expected(models, None, groups, plain.options)[0])
+    for name, layout in LAYOUTS.items():
+        check_same(ours(models, None, groups, method, layout, 9), (wanted[0], wanted[1].float()), name)
 
 
 @pytest.mark.parametrize(("gamma", "gae_lambda"), [(1.0, 0.95), (0.9, 0.5), (1.0, 1.0), (0.99, 0.0)])

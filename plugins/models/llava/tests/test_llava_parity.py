@@ -6,7 +6,14 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from tk_conformance.vision import check_generation, check_idle, check_inputs, check_log_probs, check_saved
+from tk_conformance.vision import (
+    check_broken_picture,
+    check_generation,
+    check_idle,
+    check_inputs,
+    check_log_probs,
+    check_saved,
+)
 from tk_jinja.template import JinjaTemplate
 from tk_llava.family import Llava
 from tk_tensor.packing import probe_packing, probe_shared_prefix
@@ -56,6 +63,11 @@ def test_an_idle_picture_runs_what_a_picture_runs(made: Any) -> None:
 def test_greedy_answers(made: Any) -> None:
     engine = TransformersEngine(TransformersOptions(), model=made.model)
     check_generation(engine, made.model, made.template, made.processor, made.samples)
+
+
+def test_a_broken_picture_fails_alone(made: Any, tmp_path: Path) -> None:
+    engine = TransformersEngine(TransformersOptions(), model=made.model)
+    check_broken_picture(engine, made.template, tmp_path)
 
 
 def test_saved_checkpoints_open_in_plain_transformers(made: Any, tmp_path: Path) -> None:

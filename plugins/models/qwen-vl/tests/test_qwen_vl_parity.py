@@ -8,7 +8,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from tk_conformance.vision import check_generation, check_idle, check_inputs, check_log_probs, check_saved, rendered
+from tk_conformance.vision import (
+    check_broken_picture,
+    check_generation,
+    check_idle,
+    check_inputs,
+    check_log_probs,
+    check_saved,
+    rendered,
+)
 from tk_qwen_vl.family import QwenVL
 from tk_tensor.packing import probe_packing, probe_shared_prefix
 from tk_transformers.engine import TransformersEngine
@@ -42,6 +50,11 @@ def test_an_idle_picture_runs_what_a_picture_runs(made: Any) -> None:
 def test_greedy_answers(made: Any) -> None:
     engine = TransformersEngine(TransformersOptions(), model=made.model)
     check_generation(engine, made.model, made.template, made.processor, made.samples)
+
+
+def test_a_broken_picture_fails_alone(made: Any, tmp_path: Path) -> None:
+    engine = TransformersEngine(TransformersOptions(), model=made.model)
+    check_broken_picture(engine, made.template, tmp_path)
 
 
 def test_saved_checkpoints_open_in_plain_transformers(made: Any, tmp_path: Path) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import json
 import struct
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -161,6 +163,17 @@ def test_the_likeliest_tokens_stand_beside_an_answers_own(client: openai.OpenAI)
     assert (first.token, first.logprob) == (first.top_logprobs[0].token, first.top_logprobs[0].logprob)
 
 
+def test_the_bytes_of_tokens_are_those_of_the_answer(client: openai.OpenAI) -> None:
+    """Also where a token is part of a character."""
+    asked: dict[str, Any] = {"model": "tiny", "messages": HELLO, "max_tokens": 60, "temperature": 1.0, "seed": 1}
+    (choice,) = client.chat.completions.create(**asked, logprobs=True).choices
+    assert choice.logprobs
+    told = [bytes(token.bytes or ()) for token in choice.logprobs.content or ()]
+    assert b"".join(told).decode(errors="replace") == choice.message.content
+    assert "\N{REPLACEMENT CHARACTER}" not in "".join(map(chr, b"".join(told)))
+    assert any(byte > 127 for each in told for byte in each)
+
+
 def test_log_probs_of_the_sampled_distribution_are_an_option(model: Path) -> None:
     asked: dict[str, Any] = {"model": "tiny", "prompt": "x", "temperature": 0.3, "max_tokens": 4, "logprobs": 5}
     with tk.serve(model=str(model), server={"port": 0, "logprobs": "sampled"}) as serving:
@@ -212,6 +225,24 @@ def test_stops_end_an_answer(client: openai.OpenAI) -> None:
 def test_the_model_is_listed(client: openai.OpenAI) -> None:
     (listed,) = client.models.list().data
     assert (listed.id, listed.owned_by) == ("tiny", "tk")
+
+
+@pytest.mark.parametrize(
+    "talk",
+    [
+        [*HELLO, {"role": "assistant", "content": ""}, {"role": "user", "content": "Still there?"}],
+        [*HELLO, {"role": "assistant", "content": "Hi"}, {"role": "system", "content": "Be brief."}, *HELLO],
+        [{"role": "system", "content": "Be brief."}, {"role": "system", "content": "Be polite."}, *HELLO],
+        [{"role": "user", "content": ""}],
+    ],
+)
+def test_a_talk_goes_on_whatever_its_turns_are(client: openai.OpenAI, model: Path, talk: list[Any]) -> None:
+    """An empty answer that the server itself has given, as the client sends it back."""
+    asked = {"model": "tiny", "messages": talk}
+    rendered = httpx.post(str(client.base_url).replace("/v1/", "/tokenize"), json=asked).json()["tokens"]
+    text = AutoTokenizer.from_pretrained(model).decode(rendered)
+    assert all(message["content"] in text for message in talk)
+    assert client.chat.completions.create(model="tiny", messages=talk).choices[0].finish_reason == "length"
 
 
 @pytest.mark.parametrize(
@@ -269,6 +300,69 @@ def test_bodies_that_are_not_as_they_should_be(serving: Serving, status: int, bo
     assert httpx.get(f"{serving.url}/health").json() == {"status": "ok"}
 
 
+def called(arguments: str) -> str:
+    """A body with a call, whose arguments are JSON text."""
+    call = {"function": {"name": "f", "arguments": arguments}}
+    return json.dumps({"messages": [{"role": "assistant", "tool_calls": [call]}, {"role": "user", "content": "x"}]})
+
+
+HALF = '{"role": "user", "content": "\\ud800"}'
+PICTURE = '{"type": "image_url", "image_url": {"url": "http://localhost/\\udfff.png"}}'
+DEEP = '{"a": ' * 300 + "1" + "}" * 300
+
+
+@pytest.mark.parametrize(
+    ("says", "body"),
+    [
+        ("half of a character", f'{{"messages": [{HALF}]}}'),
+        ("half of a character", f'{{"messages": [{{"role": "user", "content": [{PICTURE}]}}]}}'),
+        ("half of a character", '{"messages": [{"role": "user", "content": "x"}], "metadata": {"\\ud800": 1}}'),
+        (
+            "deeper than 100",
+            f'{{"messages": [{{"role": "user", "content": "x"}}], "tools": [{{"type": "function", "function": '
+            f'{{"name": "f", "parameters": {DEEP}}}}}]}}',
+        ),
+        ("error parsing the body", "[" * 200_000),
+        ("half of a character", called('{"a": "\\ud800"}')),
+        ("recursion", called('{"a": ' + "[" * 970 + "]" * 970 + "}")),
+    ],
+)
+def test_json_that_nothing_can_write_is_refused(serving: Serving, says: str, body: str) -> None:
+    headers = {"Content-Type": "application/json"}
+    done = httpx.post(f"{serving.url}/v1/chat/completions", content=body.encode(), headers=headers)
+    assert (done.status_code, says in done.json()["error"]["message"]) == (400, True), done.text
+
+
+def test_a_failure_that_nobody_foresaw_has_the_form_of_others(
+    model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "failing.py").write_text(FAILING)
+    own: dict[str, Any] = {"template": "failing", "plugins": {"files": [str(tmp_path / "failing.py")]}}
+    with tk.serve(model=str(model), server={"port": 0}, **own) as serving:
+        done = httpx.post(f"{serving.url}/v1/completions", json={"prompt": "x"})
+        assert (done.status_code, done.json()["error"]["type"]) == (500, "server_error")
+        counted = 'tk_requests_total{path="/v1/completions",status="500"} 1.0'
+        assert counted in httpx.get(f"{serving.url}/metrics").text.splitlines()
+    assert "ZeroDivisionError" in capfd.readouterr().err
+
+
+FAILING = """
+from tk import TemplateSpec, hookimpl
+from tk_declarative.template import ChatMLTemplate
+
+
+class Failing(ChatMLTemplate):
+    def encode(self, samples, *, generation=False):
+        return 1 // 0
+
+
+@hookimpl
+def tk_templates():
+    config = "tk_declarative.options:ChatOptions"
+    yield TemplateSpec(name="failing", target=Failing, config=config, summary="Fails.")
+"""
+
+
 def test_other_paths_and_types_are_refused_in_the_same_form(serving: Serving) -> None:
     assert httpx.get(f"{serving.url}/v1/nothing").json()["error"]["type"] == "not_found_error"
     assert httpx.get(f"{serving.url}/v1/completions").status_code == 405
@@ -303,6 +397,70 @@ def test_vectors_are_those_of_embed(tmp_path: Path) -> None:
         assert sum(x * x for x in short.data[0].embedding) == pytest.approx(1)
         with pytest.raises(openai.BadRequestError, match="generates no text"):
             client.completions.create(model="v", prompt="x")
+
+
+TEXTS = [[60 + i % 40] * 200 for i in range(2048)]
+"""More than is computed at once, as tokens."""
+
+
+@pytest.fixture(scope="module")
+def vectors(model: Path) -> Iterator[Serving]:
+    with tk.serve(model=str(model), server={"port": 0, "vectors": True, "model_name": "v"}) as serving:
+        yield serving
+
+
+def embedded(serving: Serving, texts: Any, model: str = "v") -> httpx.Response:
+    body = {"model": model, "input": texts, "encoding_format": "base64"}
+    return httpx.post(f"{serving.url}/v1/embeddings", json=body, timeout=120)
+
+
+def test_vectors_of_many_texts_are_those_of_each(vectors: Serving) -> None:
+    texts = [[60 + i] * (1 + 7 * i % 50) for i in range(70)]
+    made = [each["embedding"] for each in embedded(vectors, texts).json()["data"]]
+    for number in (0, 31, 32, 69):
+        (alone,) = embedded(vectors, texts[number]).json()["data"]
+        found, own = (struct.unpack("<32f", base64.b64decode(each)) for each in (made[number], alone["embedding"]))
+        assert found == pytest.approx(own, abs=1e-5)
+
+
+def test_who_asks_for_many_vectors_keeps_others_waiting_for_some_of_them_only(vectors: Serving) -> None:
+    many = threading.Thread(target=embedded, args=(vectors, TEXTS))
+    many.start()
+    time.sleep(0.2)
+    assert embedded(vectors, "one").status_code == 200
+    assert many.is_alive()
+    many.join()
+
+
+def test_vectors_that_take_too_long_are_given_up(model: Path) -> None:
+    with tk.serve(model=str(model), server={"port": 0, "vectors": True, "model_name": "v", "timeout": 0.2}) as serving:
+        done = embedded(serving, TEXTS)
+        assert (done.status_code, done.json()["error"]["code"]) == (504, "timeout")
+        assert embedded(serving, "one").status_code == 200
+
+
+def test_where_nothing_is_generated_a_text_may_fill_all_positions(client: openai.OpenAI, vectors: Serving) -> None:
+    assert embedded(vectors, [60] * 512).status_code == 200
+    refused = embedded(vectors, [60] * 513)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (400, "context_length_exceeded")
+    scored: dict[str, Any] = {"model": "tiny", "prompt": [60] * 512, "echo": True, "logprobs": 0}
+    told = client.completions.create(**scored, max_tokens=0).choices[0].logprobs
+    assert told
+    assert len(told.tokens or ()) == 512
+    with pytest.raises(openai.BadRequestError, match="511 are the limit"):
+        client.completions.create(**scored, max_tokens=1)
+
+
+def test_vectors_of_an_adapter_are_refused_where_the_engine_has_none(model: Path, tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps({"query": "ab" * n, "positive": "cd" * n}) + "\n" for n in (1, 2)))
+    short: dict[str, Any] = {"data": str(rows), "method": "embedding", "train": {"steps": 1}}
+    run = tk.train(model=str(model), **short, output=str(tmp_path / "run")).output
+    given = {"name": str(model), "adapters": {"one": str(run)}}
+    with tk.serve(model=given, server={"port": 0, "vectors": True, "model_name": "v"}) as serving:
+        assert embedded(serving, "text").json()["model"] == "v"
+        refused = embedded(serving, "text", model="one")
+        assert (refused.status_code, "not of the adapter 'one'" in refused.text) == (400, True)
 
 
 # --- adapters ---
@@ -382,6 +540,17 @@ def test_adapters_are_loaded_and_unloaded_where_that_is_allowed(model: Path, tmp
                 client.chat.completions.create(model="one", messages=HELLO)
         assert post("unload_lora_adapter", lora_name="one").status_code == 404
         assert client.chat.completions.create(model="tiny", messages=HELLO).choices[0].message.content == plain
+
+
+def test_weights_that_could_not_be_read_leave_the_version_as_it_was(model: Path, tmp_path: Path) -> None:
+    run, plugin = trained(model, tmp_path / "one", 1), {"files": [str(Path(__file__).parent / "noted.py")]}
+    own: dict[str, Any] = {"engine": "noted", "plugins": plugin, "server": {"port": 0, "load_adapters": True}}
+    own["server"]["weight_updates"] = True
+    with tk.serve(model={"name": str(model), "adapters": {"one": str(run)}}, **own) as serving:
+        asked = {"folder": str(tmp_path / "nowhere"), "version": 7}
+        assert httpx.post(f"{serving.url}/v1/update_weights", json=asked).status_code == 400
+        done = httpx.post(f"{serving.url}/v1/unload_lora_adapter", json={"lora_name": "one"})
+        assert (done.status_code, (model / "version.txt").read_text()) == (200, "0")
 
 
 def test_answers_by_an_adapter_that_goes_end_and_others_go_on(model: Path, tmp_path: Path) -> None:
@@ -481,6 +650,25 @@ def test_with_tools_text_is_streamed_until_a_call_may_begin(
     assert sum(map(bool, contents)) >= min(len(text) - held, 5), "the rest comes as it is said"
     assert sum(len(c.delta.tool_calls or ()) for c in pieces) == calls == len(whole.message.tool_calls or ())
     assert pieces[-1].finish_reason == ("tool_calls" if calls else "stop") == whole.finish_reason
+
+
+def test_where_one_call_at_most_is_asked_for_the_first_one_counts(calling: tuple[openai.OpenAI, Path]) -> None:
+    client, says = calling
+    says.write_text(f"{CALL}\n{CALL}")
+    asked: dict[str, Any] = {"model": "caller", "messages": HELLO, "tools": [TOOL], "parallel_tool_calls": False}
+    message = client.chat.completions.create(**asked).choices[0].message
+    pieces = [c for chunk in client.chat.completions.create(**asked, stream=True) for c in chunk.choices]
+    assert len(message.tool_calls or ()) == sum(len(c.delta.tool_calls or ()) for c in pieces) == 1
+
+
+def test_whether_a_tool_is_strict_is_no_part_of_the_prompt_and_cannot_be_had(serving: Serving) -> None:
+    def counted(function: dict[str, Any]) -> httpx.Response:
+        tool = {"type": "function", "function": {**TOOL["function"], **function}}  # type: ignore[dict-item]
+        return httpx.post(f"{serving.url}/tokenize", json={"messages": HELLO, "tools": [tool]})
+
+    assert counted({"strict": False}).json()["tokens"] == counted({}).json()["tokens"]
+    refused = counted({"strict": True})
+    assert (refused.status_code, "strict: nothing here" in refused.json()["error"]["message"]) == (400, True)
 
 
 def test_without_tools_nothing_is_a_call(calling: tuple[openai.OpenAI, Path]) -> None:

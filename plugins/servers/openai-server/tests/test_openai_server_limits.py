@@ -11,8 +11,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -55,6 +57,22 @@ def test_keys_open_and_nothing_else_does(model: str) -> None:
         assert httpx.get(f"{serving.url}/health").status_code == 200
 
 
+@pytest.mark.parametrize("key", ["", " "])
+def test_an_empty_key_is_refused_before_anything_listens(model: str, key: str) -> None:
+    """As a variable that was not set leaves it."""
+    with pytest.raises(UsageError, match="api_keys: a key is empty"):
+        tk.serve(model=model, server={"port": 0, "api_keys": ["one", key]})
+
+
+def test_keys_may_come_from_the_environment(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TK_SERVER__API_KEYS", '["one", "two"]')
+    with tk.serve(model=model, server={"port": 0}) as serving:
+        assert httpx.get(f"{serving.url}/v1/models").status_code == 401
+        for key in ("one", "two"):
+            done = httpx.get(f"{serving.url}/v1/models", headers={"Authorization": f"Bearer {key}"})
+            assert done.status_code == 200
+
+
 def test_more_than_so_many_requests_are_told_to_come_again(model: str) -> None:
     with tk.serve(model=model, server={"port": 0, "max_requests": 1}) as serving:
         with httpx.stream("POST", f"{serving.url}/v1/completions", json=LONG, timeout=30) as stream:
@@ -80,20 +98,50 @@ def posted(url: str, body: bytes) -> socket.socket:
     return own
 
 
+@contextmanager
+def held(tmp_path: Path, *, speaks: bool, **server: Any) -> Iterator[tuple[str, Callable[[], int]]]:
+    """A server whose answers never end, and how many of them its engine has on their way."""
+    folder = tiny_checkpoint(tmp_path / "tiny", "llama", vocab=300)
+    if speaks:
+        (folder / "speak").touch()
+    plugin = {"files": [str(Path(__file__).parent / "held.py")]}
+    own: dict[str, Any] = {"template": "chatml", "engine": "held", "plugins": plugin}
+    with tk.serve(model=str(folder), server={"port": 0, **server}, **own) as serving:
+        yield serving.url, lambda: int((folder / "held.txt").read_text())
+
+
+@pytest.mark.parametrize("speaks", [True, False])
 @pytest.mark.parametrize("stream", [True, False])
-def test_a_client_that_leaves_is_not_answered_any_longer(model: str, stream: bool) -> None:
-    with tk.serve(model=model, server={"port": 0}) as serving:
-        with posted(serving.url, json.dumps({**LONG, "n": 16, "stream": stream}).encode()):
-            assert until(lambda: in_flight(serving.url) == 1)
-        left = time.monotonic()
-        assert until(lambda: in_flight(serving.url) == 0)
-        assert time.monotonic() - left < 1, "16 answers of 400 tokens take longer"
+def test_a_client_that_leaves_frees_its_places_in_the_engine(tmp_path: Path, stream: bool, speaks: bool) -> None:
+    """In the midst of an answer, and before its first token."""
+    with held(tmp_path, speaks=speaks) as (url, places):
+        with posted(url, json.dumps({**LONG, "n": 16, "stream": stream}).encode()) as own:
+            assert until(lambda: places() == 16)
+            assert in_flight(url) == 1
+            if stream and speaks:
+                assert b"200 OK" in own.recv(100)
+        assert until(lambda: places() == 0, 2)
+        assert until(lambda: in_flight(url) == 0, 2)
 
 
-def test_an_answer_that_takes_too_long_is_given_up(model: str) -> None:
-    with tk.serve(model=model, server={"port": 0, "timeout": 0.05}) as serving:
-        done = httpx.post(f"{serving.url}/v1/completions", json={**LONG, "n": 16, "stream": False}, timeout=30)
-        assert (done.status_code, done.json()["error"]["code"]) == (504, "timeout")
+@pytest.mark.parametrize("speaks", [True, False])
+@pytest.mark.parametrize("stream", [True, False])
+def test_an_answer_that_takes_too_long_is_given_up(
+    tmp_path: Path, stream: bool, speaks: bool, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with held(tmp_path, speaks=speaks, timeout=0.3) as (url, places):
+        done = httpx.post(f"{url}/v1/completions", json={**LONG, "n": 2, "stream": stream}, timeout=30)
+        if stream and speaks:
+            *pieces, last = done.text.strip().split("\n\n")
+            assert (done.status_code, len(pieces) > 2) == (200, True)
+            error = json.loads(last.removeprefix("data: "))["error"]
+        else:
+            assert done.status_code == 504
+            error = done.json()["error"]
+        assert (error["code"], error["message"]) == ("timeout", "The answer took longer than 0.3 seconds.")
+        assert until(lambda: places() == 0, 2)
+        assert until(lambda: in_flight(url) == 0, 2)
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_a_body_that_does_not_come_is_not_waited_for(model: str) -> None:
@@ -104,7 +152,9 @@ def test_a_body_that_does_not_come_is_not_waited_for(model: str) -> None:
             assert b"408" in slow.recv(100)
 
 
-def test_a_client_that_does_not_read_its_answer_frees_its_place_in_time(model: str) -> None:
+def test_a_client_that_does_not_read_its_answer_frees_its_place_in_time(
+    model: str, capfd: pytest.CaptureFixture[str]
+) -> None:
     """Its answer is more than sockets hold, and it takes none of it."""
     with tk.serve(model=model, server={"port": 0, "timeout": 1.0}) as serving:
         body = json.dumps({**LONG, "prompt": ["x"] * 64, "n": 4, "logprobs": 20}).encode()
@@ -118,6 +168,7 @@ def test_a_client_that_does_not_read_its_answer_frees_its_place_in_time(model: s
             assert until(lambda: in_flight(serving.url) == 0, 20)
         done = httpx.post(f"{serving.url}/v1/completions", json={"model": "tiny", "prompt": "x", "max_tokens": 1})
         assert done.status_code == 200
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_clients_that_are_slow_to_ask_keep_nobody_waiting(model: str) -> None:
@@ -129,6 +180,22 @@ def test_clients_that_are_slow_to_ask_keep_nobody_waiting(model: str) -> None:
         done = httpx.post(f"{serving.url}/v1/completions", json={"model": "tiny", "prompt": "x", "max_tokens": 1})
         assert done.status_code == 200
         for each in slow:
+            each.close()
+
+
+@pytest.mark.parametrize("path", ["/health", "/v1/models"])
+def test_who_has_no_key_keeps_nobody_waiting_by_bodies_that_do_not_come(model: str, path: str) -> None:
+    """What needs no key, and what is refused without one, is answered at once and takes no place."""
+    with tk.serve(model=model, server={"port": 0, "max_requests": 2, "api_keys": ["key"]}) as serving:
+        url = httpx.URL(serving.url)
+        asked = [socket.create_connection((url.host, url.port or 0), timeout=10) for _ in range(4)]
+        for each in asked:
+            each.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n".encode())
+        status = b"200" if path == "/health" else b"401"
+        assert [each.recv(12).split()[1] for each in asked] == [status] * 4
+        done = httpx.get(f"{serving.url}/v1/models", headers={"Authorization": "Bearer key"})
+        assert done.status_code == 200
+        for each in asked:
             each.close()
 
 

@@ -72,18 +72,25 @@ def test_what_a_launcher_starts_is_shown(tmp_path: Path) -> None:
     plan = setup.plan(setup.Given(values=[config(tmp_path)]))
     launcher = launching.launcher_of(plan)
     assert launcher is not None
-    assert re.match(
-        r"1 process of: env PATH=\S+ DS_ACCELERATOR=cpu \S+ -m tk train -c", launching.shown(plan, launcher)
-    )
+    assert re.match(r"1 process of: env DS_ACCELERATOR=cpu \S+ -m tk train -c", launching.shown(plan, launcher))
     plain = setup.plan(setup.Given(values=[config(tmp_path, strategy="ddp")]))
     assert launching.launcher_of(plain) is None
     assert launching.environment_of(plain) == {}
 
 
 @needs
-def test_the_programs_beside_the_interpreter_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", "/bin")
-    assert environment(DeepspeedOptions()) == {"PATH": f"/bin{os.pathsep}{Path(sys.executable).parent}"}
+def test_the_programs_beside_the_interpreter_are_found_besides_those_of_the_processs_own_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where it runs, which may be another machine than the one that it was started from."""
+    assert environment(DeepspeedOptions()) == {}
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    monkeypatch.setenv("PATH", "/opt/modules/bin")
+    monkeypatch.setenv("CXX", "/bin/sh")
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    with pytest.raises(TkError, match="there is no 'ninja'"):
+        imported("cpu")
+    assert os.environ["PATH"] == f"/opt/modules/bin{os.pathsep}{tmp_path}"
 
 
 def test_without_deepspeed_the_mend_is_told_before_anything_is_started(
@@ -106,8 +113,9 @@ def test_a_process_without_torchruns_environment_is_a_usage_error() -> None:
     ("path", "compiler", "told"), [("", "c++", "'c\\+\\+'.*install g\\+\\+"), ("", "/bin/sh", "'ninja'")]
 )
 def test_a_missing_compiler_is_told_with_the_mend(
-    monkeypatch: pytest.MonkeyPatch, path: str, compiler: str, told: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, compiler: str, told: str
 ) -> None:
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     monkeypatch.setenv("LOCAL_RANK", "0")
     monkeypatch.setenv("PATH", path)
     monkeypatch.setenv("CXX", compiler)

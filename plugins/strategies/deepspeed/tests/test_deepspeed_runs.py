@@ -165,8 +165,8 @@ def distances(found: dict[str, Tensor], expected: dict[str, Tensor]) -> dict[str
 def test_a_run_goes_on_bit_by_bit_on_as_many_processes_and_closely_on_others(
     processes: Mapping[str, str], inputs: Path, alone: Alone, tmp_path: Path, case: str
 ) -> None:
-    names = ("zero1", "zero2", "zero3", "zero3_offload")
-    whole = [config(inputs, tmp_path / "whole" / n, case, STAGES[n], callbacks={}) for n in names]
+    names = ("zero1", "zero2", "zero3", "zero3_offload", "ddp", "fsdp")
+    whole = [config(inputs, tmp_path / "whole" / n, case, STRATEGIES[n], callbacks={}) for n in names]
     train_many(whole, world=2, timeout=LONG, environment=processes)
     cut = {world: [_cut(tmp_path, inputs, n, case, world) for n in names] for world in (1, 2, 4)}
     for world, configs in cut.items():
@@ -185,4 +185,4 @@ def _cut(folder: Path, inputs: Path, name: str, case: str, world: int) -> dict[s
     shutil.copytree(folder / "whole" / name / "run", own / "run")
     shutil.rmtree(own / "run/checkpoints/step-00000004")
     shutil.rmtree(own / "run/final")
-    return config(inputs, own, case, STAGES[name], callbacks={}, train={"resume": True})
+    return config(inputs, own, case, STRATEGIES[name], callbacks={}, train={"resume": True})

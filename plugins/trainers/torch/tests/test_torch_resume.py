@@ -162,6 +162,38 @@ def test_resuming_with_another_config_names_what_differs(configured: Configured,
     tk.train(_resumed(config, report={"html": True, "plot": False}))
 
 
+ENGINE = """
+from dataclasses import dataclass
+from tk import EngineSpec, hookimpl
+
+@dataclass(frozen=True)
+class Options:
+    url: str = ""
+    model: str = ""
+
+@hookimpl
+def tk_engines():
+    yield EngineSpec(name="asked", target=object, config=Options, summary="A server.", elsewhere=("url",))
+"""
+
+
+@pytest.mark.parametrize("section", ["engine", "engines"])
+def test_a_run_goes_on_where_an_engine_has_another_address(
+    configured: Configured, tmp_path: Path, section: str
+) -> None:
+    def engine(**options: str) -> dict[str, Any]:
+        one = {"name": "asked", "url": "http://here:1", "model": "a", **options}
+        return {section: one if section == "engine" else {"judge": one}}
+
+    (tmp_path / "engine.py").write_text(ENGINE)
+    plugins = {"files": [str(tmp_path / "engine.py")]}
+    config = configured(tmp_path / "run", train={"steps": 2}, plugins=plugins, **engine())
+    tk.train(config)
+    assert tk.train(_resumed(config, **engine(url="http://there:2"))).steps == 2
+    with pytest.raises(UsageError, match=r"engine.*\.model \(was 'a', is 'b'\)"):
+        tk.train(_resumed(config, **engine(model="b")))
+
+
 def test_resume_without_a_checkpoint_begins_anew(configured: Configured, tmp_path: Path) -> None:
     config = configured(tmp_path / "run")
     first = tk.train(_resumed(config))

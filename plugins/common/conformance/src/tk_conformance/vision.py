@@ -280,6 +280,31 @@ def check_generation(
         need(answer == list(completion.ids), f"{sample.origin}: {list(completion.ids)}, and transformers says {answer}")
 
 
+def check_broken_picture(engine: Engine, template: Template, folder: Path) -> None:
+    """A picture that cannot be read when its turn comes fails its own request, however many answers it was to have."""
+    fine_one, broken = write_pictures(folder, SIZES[:2])
+    samples = [
+        Sample((asked(Part("image", source=each), "What is it?"),), origin="asked") for each in (broken, fine_one)
+    ]
+    failing, fine = template.encode(samples, generation=True)
+    Path(broken).write_bytes(Path(broken).read_bytes()[:200])
+    greedy = Request(fine.ids, Sampling(max_tokens=12, temperature=0.0), (), fine.media)
+    expected = generate(engine, [greedy])[0][0].ids
+    key, found = engine.add(greedy), dict[int, list[int]]()
+    for delta in engine.step():
+        found.setdefault(delta.key, []).extend(delta.ids)
+    failed = engine.add(Request(failing.ids, Sampling(max_tokens=4, n=2), (), failing.media))
+    errors, ended = [], False
+    while not ended:
+        for delta in engine.step():
+            found.setdefault(delta.key, []).extend(delta.ids)
+            ended = ended or (delta.key == key and bool(delta.finish_reason))
+            errors += [(delta.key, delta.number, str(delta.error))] if delta.error else []
+    need(tuple(found[key]) == tuple(expected), f"beside a broken picture: {found[key]}, and alone {list(expected)}")
+    need(sorted(e[:2] for e in errors) == [(failed, 0), (failed, 1)], f"what failed: {errors}")
+    need(all(broken in error for *_, error in errors), f"which picture it was: {errors}")
+
+
 def check_saved(family: ModelFamily, model: LoadedModel, processor: Any, sample: Sample, folder: Path) -> None:
     """What is saved opens in plain transformers, with the same inputs from its image processor and the same logits."""
     family.save(model, folder)

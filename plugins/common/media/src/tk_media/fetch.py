@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import tempfile
+import time
 from fnmatch import fnmatch
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
@@ -24,13 +26,14 @@ class Refused(UsageError):
     """A host that was not allowed."""
 
 
-def fetched(url: str, section: MediaSection) -> Path:
-    """The file behind a URL, from the cache where it was fetched before.
+def fetched(url: str, section: MediaSection, within: float = math.inf) -> Path:
+    """The file behind a URL, from the cache where it was fetched before. within: seconds in which all of it has to come.
 
     Raises UsageError for a host that is not in `media.hosts`, also after a redirection, and DataError where the file
     cannot be had or is too large.
     """
     allow(url, section)
+    end = time.monotonic() + within
     place = cache_root() / "media" / hashlib.sha256(url.encode()).hexdigest()
     if place.is_file():
         return place
@@ -38,7 +41,7 @@ def fetched(url: str, section: MediaSection) -> Path:
     request = Request(url, headers={"User-Agent": "tk"})
     try:
         with build_opener(_Redirects(section)).open(request, timeout=section.timeout) as answer:
-            _keep(answer, place, url, section.byte_limit)
+            _keep(answer, place, url, section.byte_limit, end)
     except HTTPError as error:
         raise DataError(f"{url}: the host answers {error.code} {error.reason}") from error
     except (URLError, OSError, HTTPException) as error:
@@ -68,18 +71,20 @@ class _Redirects(HTTPRedirectHandler):
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
-def _keep(answer: HTTPResponse, place: Path, url: str, limit: int) -> None:
+def _keep(answer: HTTPResponse, place: Path, url: str, limit: int, end: float) -> None:
     """Write what comes beside its place, and put it there when it is whole."""
     handle, name = tempfile.mkstemp(dir=place.parent)
     try:
         with os.fdopen(handle, "wb") as file:
-            size = 0
-            while chunk := answer.read(CHUNK):
+            size, whole = 0, answer.length
+            while size != whole and (chunk := answer.read1(CHUNK)):  # what there is: `read` waits for all of it
                 size += len(chunk)
+                if time.monotonic() > end:
+                    raise DataError(f"{url}: has not come in time")
                 if size > limit:
                     raise DataError(f"{url}: more than {limit:,} bytes (media.byte_limit)")
                 file.write(chunk)
-        if answer.length:  # http.client tells of what is missing only where all is read at once
+        if whole is not None and size != whole:  # http.client tells of what is missing only where all is read at once
             raise DataError(f"{url}: the answer breaks off after {size:,} bytes")
         os.replace(name, place)
     except BaseException:

@@ -7,6 +7,7 @@ import re
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from ipaddress import ip_address
 
 import psutil
@@ -26,8 +27,9 @@ _addresses: list[str] = []
 def meet(store: dist.Store, rank: int, size: int) -> None:
     """Tell one another by which address each process reaches the others, and have gloo use its interface.
 
-    By itself gloo listens at the address that the machine's own name stands for, which often is a loopback one, and which
-    no other machine reaches. An interface that the user names (GLOO_SOCKET_IFNAME) stays.
+    By itself gloo listens at the address that the machine's own name stands for, which no other machine reaches where it is
+    a loopback one, and which others reach where it is not, though all processes are here. An interface that the user names
+    (GLOO_SOCKET_IFNAME) stays.
     """
     own = outgoing(os.environ["MASTER_ADDR"])
     _addresses[:] = _told(store, "reached", rank, size, own)
@@ -35,8 +37,28 @@ def meet(store: dist.Store, rank: int, size: int) -> None:
     if 0 < len(outside) < size:  # the first machine's name may stand for a loopback address there
         own = outgoing(outside[0]) if _is_loopback(own) else own
         _addresses[:] = _told(store, "address", rank, size, own)
-    if outside and INTERFACE not in os.environ:
+    if INTERFACE not in os.environ:
         os.environ[INTERFACE] = interface_of(own)
+
+
+def meeting(size: int, limit: timedelta) -> tuple[dist.Store, int]:
+    """The store by which the processes of torchrun's environment find one another, and this one's rank.
+
+    Where all of them are on this machine and meet at a loopback address, the store listens there. torch's own listens at all
+    addresses of the machine, whichever is named; that of torchrun (TORCHELASTIC_USE_AGENT_STORE) is torchrun's.
+    """
+    address = outgoing(os.environ["MASTER_ADDR"])
+    here = os.environ.get("LOCAL_WORLD_SIZE") == str(size) and _is_loopback(address)
+    if not here or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == str(True):
+        store, rank, _ = next(dist.rendezvous("env://", timeout=limit))
+        store.set_timeout(limit)
+        return store, rank
+    rank, port = int(os.environ["RANK"]), int(os.environ["MASTER_PORT"])
+    listening = None
+    if rank == 0:
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        listening = socket.create_server((address, port), family=family).detach()
+    return dist.TCPStore(address, port, size, rank == 0, limit, master_listen_fd=listening), rank
 
 
 def _told(store: dist.Store, what: str, rank: int, size: int, value: str) -> list[str]:

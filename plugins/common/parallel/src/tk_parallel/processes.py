@@ -47,8 +47,7 @@ def join(timeout: float, *, always: bool = False) -> World:
     if missing:
         raise UsageError(f"WORLD_SIZE is {size}, but {', '.join(missing)} is not set: start the processes by torchrun.")
     try:
-        store, rank, _ = next(dist.rendezvous("env://", timeout=limit))
-        store.set_timeout(limit)
+        store, rank = machines.meeting(size, limit)
         machines.meet(store, rank, size)
         dist.init_process_group(
             backend, store=dist.PrefixStore("default_pg", store), rank=rank, world_size=size, timeout=limit

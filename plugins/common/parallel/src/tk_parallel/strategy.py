@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
-from torch.nn.utils import get_total_norm
 
 from tk.contracts import World
 from tk_parallel import processes, state
@@ -102,10 +101,11 @@ class TorchStrategy(ABC):
         return norm if finite else math.nan
 
     def norm(self, gradients: list[Tensor]) -> float:
-        """L2 norm over all parameters and, where they are sharded, over all ranks."""
+        """L2 norm over all parameters and, where they are sharded, over all ranks; in single precision, whatever theirs is."""
         if not gradients:
             return 0.0
-        total = get_total_norm(gradients)
+        norms = torch._foreach_norm(gradients, 2.0, dtype=torch.float32)
+        total = torch.linalg.vector_norm(torch.stack([norm.to(norms[0].device) for norm in norms]))
         return float(total.full_tensor() if isinstance(total, DTensor) else total)
 
     def update(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:

@@ -45,10 +45,9 @@ def start_processes(
     script: Path, *arguments: str, world: int, environment: Mapping[str, str] | None = None
 ) -> list[subprocess.Popen[str]]:
     """The same processes, running; a world of one has no torchrun environment, unless there is more to give it."""
-    common = {"OMP_NUM_THREADS": "1", **(environment or {})}
     together = world > 1 or environment is not None
-    if together:
-        common |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())} if together else {}
+    common = {"OMP_NUM_THREADS": "1", **meeting, **(environment or {})}
     return [
         subprocess.Popen(
             [sys.executable, str(script), *arguments],

@@ -96,22 +96,30 @@ class Remote(Base):
     def update(self, weights: Iterable[tuple[str, Tensor]], version: int) -> str:
         """Write the tensors as safetensors, and have the engine read them. What it serves then is told as a digest.
 
-        They are kept until the next ones, for an engine that has to begin anew.
+        They are kept until the next ones, for an engine that has to begin anew. Where they cannot be read, those before them
+        are served on, by an engine that begins anew.
         """
         folder = written(weights, self._folder / f"weights-{os.getpid()}-{version}")
+        before = self._weights
         try:
-            self.digest = self._linked().call("update", folder=str(folder), version=version)
-        except LostError as error:
-            self._lost(error)
+            self.digest = self._again_if_lost(lambda link: self._given(link, folder, version))
+        except BaseException as error:
+            if isinstance(error, TkError):
+                self._lost(error)  # nobody knows what it holds
+            if folder != before:
+                shutil.rmtree(folder, ignore_errors=True)
             raise
-        if self._weights is not None and self._weights != folder:
-            shutil.rmtree(self._weights, ignore_errors=True)
+        if before is not None and before != folder:
+            shutil.rmtree(before, ignore_errors=True)
         self._weights, self.version = folder, version
         return self.digest
 
     def sleep(self) -> None:
-        if self._link is not None:
-            self._link.call("sleep")
+        try:
+            if self._link is not None:
+                self._link.call("sleep")
+        except LostError as error:  # its memory is free
+            self._lost(error)
 
     def close(self) -> None:
         self._asked.clear()
@@ -167,7 +175,7 @@ class Remote(Base):
         top = tuple(tuple((int(token), float(logp)) for token, logp in place) for place in told)
         return [Delta(text, tuple(ids), finish, asked.key, asked.number, logps, self.version, top=top)]
 
-    def _lost(self, error: LostError) -> None:
+    def _lost(self, error: TkError) -> None:
         """Everything on its way has failed, which the next step tells; the next request begins it anew."""
         lost, self._asked = list(self._asked.values()), {}
         self._failed += [Delta("", (), "error", asked.key, asked.number, error=error) for asked in lost]
@@ -178,13 +186,47 @@ class Remote(Base):
     def _linked(self) -> Link:
         """The link, opened anew where it was lost, with the weights that were given last. Raises LostError past the bound."""
         if self._link is None:
-            if self._left <= 0:
-                raise LostError(f"The engine {self._name} was lost too often; it is not begun again.")
-            self._left -= 1
-            self._link = self._open_link()
-            if self._weights is not None:
-                self.digest = self._link.call("update", folder=str(self._weights), version=self.version)
+            link = self._opened()
+            try:
+                self._restore(link)
+            except BaseException:
+                link.close()
+                raise
+            self._link = link
         return self._link
+
+    def _restore(self, link: Link) -> None:
+        """Give the weights that were given last to an engine that has begun anew. Raises TkError where it serves others then."""
+        if self._weights is None:
+            return
+        digest = self._given(link, self._weights, self.version)
+        if digest != self.digest:
+            raise TkError(
+                f"The engine {self._name} has begun anew, and serves other weights than before: {digest!r}, not {self.digest!r}."
+            )
+
+    def _again_if_lost(self, act: Callable[[Link], str]) -> str:
+        """What an engine says; one that has gone since it was asked last, or goes now, is begun anew once."""
+        try:
+            self._link = self._opened()
+            return act(self._link)
+        except LostError as error:
+            self._lost(error)
+            self._link = self._opened()
+            return act(self._link)
+
+    def _opened(self) -> Link:
+        """The link, or a new one to an engine that is as its checkpoint. Raises LostError past the bound."""
+        if self._link is not None:
+            return self._link
+        if self._left <= 0:
+            raise LostError(f"The engine {self._name} was lost too often; it is not begun again.")
+        self._left -= 1
+        return self._open_link()
+
+    def _given(self, link: Link, folder: Path, version: int) -> str:
+        """Have an engine read a folder's weights; what it serves then."""
+        return str(link.call("update", folder=str(folder), version=version))
 
     def _drop(self, key: int) -> list[str]:
         names = [name for name, asked in self._asked.items() if asked.key == key]

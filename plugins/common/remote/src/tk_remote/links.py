@@ -176,9 +176,17 @@ class Worker:
         return None
 
     def _send(self, message: Mapping[str, Any]) -> None:
+        """Write a message whole. What comes meanwhile is read: the worker may not read before it has written, either."""
+        left = memoryview(worker.packed(message))
         try:
-            worker.send(self._connection, message)
-        except OSError as error:
+            while left:
+                readable, writable, _ = select.select([self._connection], [self._connection], [])
+                if readable:
+                    self._read()
+                if writable:
+                    with contextlib.suppress(BlockingIOError):
+                        left = left[self._connection.send(left, socket.MSG_DONTWAIT) :]
+        except (OSError, ValueError) as error:
             raise self._lost() from error
 
     def _readable(self, wait: float | None) -> bool:

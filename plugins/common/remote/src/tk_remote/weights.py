@@ -21,23 +21,31 @@ INDEX = "weights.json"
 
 
 def written(weights: Iterable[tuple[str, Tensor]], folder: Path) -> Path:
-    """The tensors in files of a new folder, as they come: never more than one file's in memory."""
+    """The tensors in files of a new folder, as they come: never more than one file's in memory. A folder is whole or not there."""
     shutil.rmtree(folder, ignore_errors=True)
-    index: dict[str, list[str]] = {}
-    with explained(folder):
-        folder.mkdir(parents=True)
-        part: dict[str, Tensor] = {}
-        size = 0
-        for name, tensor in weights:
-            if size and size + tensor.nbytes > SHARD:
-                index[_saved(part, folder, len(index))] = list(part)
-                part, size = {}, 0
-            part[name] = tensor.detach().cpu().contiguous().clone()  # tied tensors share memory, which is not written
-            size += tensor.nbytes
-        if part:
-            index[_saved(part, folder, len(index))] = list(part)
-        (folder / INDEX).write_text(json.dumps(index), encoding="utf-8")
+    try:
+        with explained(folder):
+            _write(weights, folder)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
     return folder
+
+
+def _write(weights: Iterable[tuple[str, Tensor]], folder: Path) -> None:
+    index: dict[str, list[str]] = {}
+    part: dict[str, Tensor] = {}
+    size = 0
+    folder.mkdir(parents=True)
+    for name, tensor in weights:
+        if size and size + tensor.nbytes > SHARD:
+            index[_saved(part, folder, len(index))] = list(part)
+            part, size = {}, 0
+        part[name] = tensor.detach().cpu().contiguous().clone()  # tied tensors share memory, which is not written
+        size += tensor.nbytes
+    if part:
+        index[_saved(part, folder, len(index))] = list(part)
+    (folder / INDEX).write_text(json.dumps(index), encoding="utf-8")
 
 
 def read(folder: Path) -> Iterator[tuple[str, Tensor]]:

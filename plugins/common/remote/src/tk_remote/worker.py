@@ -34,10 +34,15 @@ PAUSE = 0.05
 """Seconds that a step of `Streams` waits for something to come."""
 
 
+def packed(message):
+    """A message as bytes."""
+    data = json.dumps(message).encode()
+    return LENGTH.pack(len(data)) + data
+
+
 def send(connection, message):
     """Write a message whole."""
-    data = json.dumps(message).encode()
-    connection.sendall(LENGTH.pack(len(data)) + data)
+    connection.sendall(packed(message))
 
 
 def receive(connection):

@@ -8,11 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from tk.sample import Message, ToolCall
+from tk_text.stream import TextStream, decode
 
 _DECODER = json.JSONDecoder()
-
-HALF = "\N{REPLACEMENT CHARACTER}"
-"""What half of a character is decoded as."""
 
 
 @dataclass(frozen=True)
@@ -37,15 +35,6 @@ class CallFormat:
             return text, ()
         return (text[:at].rstrip(), calls) if calls else (text, ())
 
-    def before(self, text: str) -> int:
-        """How much of a text that goes on is sure to stand before any call."""
-        if not self.opening:
-            return 0 if text.lstrip()[:1] in ("", "{") else len(text)
-        at = text.find(self.opening)
-        if at < 0:
-            at = len(text) - _begun(text, self.opening)
-        return len(text[:at].rstrip())
-
     def _call(self, found: Mapping[str, Any]) -> ToolCall:
         name, arguments = found.get(self.name), found.get(self.arguments, {})
         if isinstance(arguments, str):
@@ -55,35 +44,48 @@ class CallFormat:
         return ToolCall(name, arguments)
 
 
-def said(
-    tokenizer: Any, ids: Sequence[int], ends: Collection[int], form: CallFormat | None, *, more: bool = False
-) -> Message:
-    """The assistant's message of sampled tokens. ends: tokens that end a turn, one of which may be the last.
-
-    more: others are to come: only what is sure to be text.
-    """
+def said(tokenizer: Any, ids: Sequence[int], ends: Collection[int], form: CallFormat | None) -> Message:
+    """The assistant's message of sampled tokens. ends: tokens that end a turn, one of which may be the last."""
     own = list(ids[:-1]) if ids and ids[-1] in ends else list(ids)
     if form is not None:  # what opens a call may be a special token
-        written = tokenizer.decode(own, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        if more:
-            return Message("assistant", _shown(tokenizer, written[: form.before(written.rstrip(HALF))]))
-        text, calls = form.read(written)
+        text, calls = form.read(decode(tokenizer, own, special=True))
         if calls:
-            return Message("assistant", _shown(tokenizer, text), calls)
-    text = tokenizer.decode(own, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    return Message("assistant", text.rstrip(HALF) if more else text)
+            return Message("assistant", _shown(text, tokenizer.all_special_tokens), calls)
+    return Message("assistant", decode(tokenizer, own))
 
 
-def _shown(tokenizer: Any, text: str) -> str:
+class SaidReader:
+    """What `said` makes of tokens that come one by one, as far as it is sure (tk.contracts.AnswerReader).
+
+    What may be the beginning of a call is held back, with the white space before it.
+    """
+
+    def __init__(self, tokenizer: Any, ends: Collection[int], form: CallFormat | None) -> None:
+        opening, special = form.opening if form else "", tokenizer.all_special_tokens
+        self._marks = [token for token in special if token in opening]
+        self._unseen = {*ends, *tokenizer.convert_tokens_to_ids([token for token in special if token not in opening])}
+        self._text = TextStream(tokenizer, [opening], special=True)
+        self._opening, self._held = opening, ""
+        self._undecided = form is not None and not opening  # a call without an opening is all of the answer
+        self._calls = False
+
+    def push(self, ids: Sequence[int]) -> str:
+        """As in the contract."""
+        text = self._held + "".join(self._text.push(token) for token in ids if token not in self._unseen)
+        if self._undecided and text.lstrip():
+            self._undecided, self._calls = False, text.lstrip().startswith("{")
+        if self._calls:
+            return ""
+        sure = 0 if self._undecided else len(text.rstrip()) if self._opening else len(text)
+        self._held = text[sure:]
+        return _shown(text[:sure], self._marks)
+
+
+def _shown(text: str, special: Sequence[str]) -> str:
     """A text without special tokens."""
-    for token in tokenizer.all_special_tokens:
+    for token in special:
         text = text.replace(token, "")
     return text
-
-
-def _begun(text: str, opening: str) -> int:
-    """Length of the longest end of a text that an opening begins with."""
-    return next((n for n in range(min(len(opening) - 1, len(text)), 0, -1) if text.endswith(opening[:n])), 0)
 
 
 def object_around(text: str, word: str) -> Iterator[tuple[int, dict[str, Any]]]:

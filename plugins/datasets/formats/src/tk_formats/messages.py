@@ -16,11 +16,17 @@ class Messages:
 
     A message may have tool_calls, name, tool_call_id, reasoning_content, and loss (or train, weight): whether, or with
     which weight, it is trained. Content is text or a list of parts (text, image_url, image, video, audio …).
+
+    generation: conversations are read to be answered: as OpenAI's API takes them, with empty turns and later system messages.
     """
+
+    def __init__(self, *, generation: bool = False) -> None:
+        self._generation = generation
 
     @with_media
     def __call__(self, row: Mapping[str, Any]) -> Sample:
-        messages = with_system(read_messages(need(row, "messages")), row.get("system"))
+        messages = read_messages(need(row, "messages"), generation=self._generation)
+        messages = with_system(messages, row.get("system"))
         return Sample(
             messages=messages,
             tools=read_tools(row.get("tools")),

@@ -22,18 +22,22 @@ _MEDIA = {
 _LOSS_KEYS = ("loss", "train", "weight")
 
 
-def read_messages(value: Any, what: str = "messages") -> tuple[Message, ...]:
-    """A conversation from a list of messages, or JSON text of one. `what` names it in errors."""
+def read_messages(value: Any, what: str = "messages", *, generation: bool = False) -> tuple[Message, ...]:
+    """A conversation from a list of messages, or JSON text of one. `what` names it in errors.
+
+    generation: it is to be answered, and nothing of it is trained: turns may be empty, and stand in any order.
+    """
     turns = as_list(value, what)
     if not turns:
         raise ValueError(f"{what} is empty")
-    read = tuple(read_message(turn, f"{what}[{i}]") for i, turn in enumerate(turns))
-    check_order(read, what)
+    read = tuple(read_message(turn, f"{what}[{i}]", empty=generation) for i, turn in enumerate(turns))
+    if not generation:
+        check_order(read, what)
     return read
 
 
-def read_message(turn: Any, what: str) -> Message:
-    """A message from an object with role, content and what else OpenAI's API knows."""
+def read_message(turn: Any, what: str, *, empty: bool = False) -> Message:
+    """A message from an object with role, content and what else OpenAI's API knows. empty: whether its text may be."""
     if not isinstance(turn, Mapping):
         raise ValueError(f"{what} must be an object with role and content, not {type_of(turn)}")
     role = read_role(turn.get("role"), what)
@@ -42,7 +46,7 @@ def read_message(turn: Any, what: str) -> Message:
     if calls and role != "assistant":
         raise ValueError(f"{where} has tool_calls, which only the assistant may have")
     content = read_content(turn.get("content"), where)
-    check_content(role, content, calls, turn, where)
+    check_content(role, content, calls, turn, where, empty=empty)
     return Message(
         role=role,
         content="" if content is None else content,
@@ -77,15 +81,21 @@ def read_content(content: Any, where: str) -> str | tuple[Part, ...] | None:
 
 
 def check_content(
-    role: str, content: str | tuple[Part, ...] | None, calls: tuple[ToolCall, ...], turn: Mapping[str, Any], where: str
+    role: str,
+    content: str | tuple[Part, ...] | None,
+    calls: tuple[ToolCall, ...],
+    turn: Mapping[str, Any],
+    where: str,
+    *,
+    empty: bool = False,
 ) -> None:
-    """The user and the assistant must say something; a system prompt or a tool's result may be empty text."""
+    """The user and the assistant must say something, if only empty text (`empty`); a system prompt or a tool's result may be."""
     if calls:
         return
     if content is None:
         missing = "no content" if "content" not in turn and "value" not in turn else "null content"
         raise ValueError(f"{where} has {missing}")
-    if role in ("user", "assistant") and not (content.strip() if isinstance(content, str) else content):
+    if role in ("user", "assistant") and not empty and not (content.strip() if isinstance(content, str) else content):
         raise ValueError(f"{where} has empty content")
 
 
@@ -168,11 +178,15 @@ def as_list(value: Any, what: str) -> Sequence[Any]:
 
 
 def parse(text: str, what: str) -> Any:
-    """A value from JSON text."""
+    """A value from JSON text, which templates can write again."""
     try:
-        return json.loads(text)
+        value = json.loads(text)
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{what} holds half of a character (a lone surrogate)") from None
     except (json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"{what} is text, and not JSON: {error}") from None
+    return value
 
 
 def type_of(value: Any) -> str:

@@ -28,6 +28,8 @@ from tk_text.asked import checked, stops
 
 WAIT = 0.05
 """Seconds that a step waits for something to come."""
+PAUSE = 1.0
+"""Seconds before a request is sent anew whose connection broke."""
 SUPPORTS = ("own-template", "penalties", "logit-bias")
 """What of a request it sends on that not every engine can."""
 ENDS: dict[str | None, FinishReason] = {
@@ -139,12 +141,13 @@ class OpenAIEngine(Base):
         ended: set[int] = set()
         failure: TkError | None = None
         try:
-            async with self._slots:
-                pieces = self._chat(key, request) if request.messages else self._completion(key, request)
-                async for delta in pieces:
+            async with self._slots, asyncio.timeout(self.options.timeout):
+                async for delta in self._pieces(key, request):
                     if delta.finish_reason:
                         ended.add(delta.number)
                     self._heard.put(delta)
+        except TimeoutError:
+            failure = self._late()
         except openai.OpenAIError as error:
             failure = self._failure(error)
         except TkError as error:
@@ -154,6 +157,21 @@ class OpenAIEngine(Base):
         for number in set(range(request.sampling.n)) - ended:
             told = failure or TkError(f"{self.options.url}: it ended before the answer did.")
             self._heard.put(Delta("", (), "error", key, number, error=told))
+
+    async def _pieces(self, key: int, request: Request) -> AsyncIterator[Delta]:
+        """Asked again where the connection breaks before anything has come of the answer."""
+        for left in reversed(range(self.options.retries + 1)):
+            begun = False
+            try:
+                async for delta in self._chat(key, request) if request.messages else self._completion(key, request):
+                    begun = True
+                    yield delta
+            except openai.APIConnectionError:
+                if begun or not left:
+                    raise
+                await asyncio.sleep(PAUSE)
+            else:
+                return
 
     async def _chat(self, key: int, request: Request) -> AsyncIterator[Delta]:
         body = chat_body(request, await self._model(), self.options.extra)
@@ -198,7 +216,13 @@ class OpenAIEngine(Base):
 
     async def _updated(self, folder: Path, version: int) -> dict[str, Any]:
         body = {"folder": str(folder.resolve()), "version": version}
-        found: dict[str, Any] = await self._client.post("/update_weights", body=body, cast_to=dict[str, Any])
+        try:
+            found: dict[str, Any] = await self._client.post("/update_weights", body=body, cast_to=dict[str, Any])
+        except openai.NotFoundError as error:
+            raise UsageError(
+                f"{self.options.url}: it takes no weights: begin it as `tk serve … --server.weight-updates true` (other "
+                "servers take none from a run)."
+            ) from error
         return found
 
     def _finish(self, reason: str | None) -> FinishReason:
@@ -206,14 +230,21 @@ class OpenAIEngine(Base):
             raise TkError(f"{self.options.url}: an answer ended by {reason!r}.")
         return ENDS[reason] if reason else ""
 
+    def _late(self) -> TkError:
+        seconds = self.options.timeout
+        return TkError(f"{self.options.url}: no answer in {seconds:g} seconds: raise `timeout`, or ask for less.")
+
+    def _unreached(self, why: object) -> TkError:
+        return TkError(f"{self.options.url}: it cannot be reached: {why}.")
+
     def _failure(self, error: openai.OpenAIError) -> TkError:
         """What an endpoint, or the way to it, has refused, with the mend."""
         where, said = self.options.url, str(getattr(error, "message", error))
         status = getattr(error, "status_code", None)
         if isinstance(error, openai.APITimeoutError):
-            return TkError(f"{where}: no answer in {self.options.timeout:g} seconds: raise `timeout`, or ask for less.")
+            return self._late()
         if isinstance(error, openai.APIConnectionError):
-            return TkError(f"{where}: it cannot be reached: {error.__cause__ or said}.")
+            return self._unreached(error.__cause__ or said)
         mends = {
             401: f" Is its key in the environment variable {self.options.key_variable}?",
             404: " Is `url` right (up to /v1), and `model`?",

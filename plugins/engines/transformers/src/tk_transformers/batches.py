@@ -97,12 +97,13 @@ class SlotBatch:
 
     def _worth_keeping(self, row: Row) -> bool:
         """Whether a talk may go on from here."""
-        ended = row.finish in ("stop", "length")
+        ended = row.finish in ("stop", "length") and not row.outdated
         return ended and row.sampling.n == 1 and not row.request.media and self._prefixes.wants(row.read)
 
     def _put(self, source: int, target: int) -> None:
         if source != target:
-            self._cache.copy(source, target, self.rows[source].read)
+            if self.rows[source].read:  # else it may have no place yet
+                self._cache.copy(source, target, self.rows[source].read)
             self.rows[target] = self.rows[source]
 
     def _decode(self) -> Tensor:
@@ -189,7 +190,7 @@ class SlotBatch:
     def _alike(self, place: int) -> tuple[dict[int, int], int]:
         """Rows before one, with the tokens that they begin with alike; and from how many on these are worth a copy."""
         row, others = self.rows[place], self.rows[:place]
-        twin = next((at for at, other in enumerate(others) if other.request is row.request), None)
+        twin = next((at for at, o in enumerate(others) if o.request is row.request and not o.outdated), None)
         if twin is not None:
             return {twin: len(row.prompt) - 1}, 1
         return {at: _alike(row, other) for at, other in enumerate(others)}, LEAST
@@ -232,7 +233,7 @@ def _alone(row: Row) -> bool:
 
 def _alike(row: Row, other: Row) -> int:
     """Tokens of a row's prompt that another's begins with as well, but for the last, whose logits are wanted."""
-    if _alone(row) or other.request.media or row.request.adapter != other.request.adapter:
+    if _alone(row) or other.request.media or other.outdated or row.request.adapter != other.request.adapter:
         return 0
     return common(row.prompt[:-1], other.prompt)
 

@@ -52,6 +52,7 @@ class TransformersEngine:
         self._batch: Batch | None = None
         self._prefixes = Prefixes(options.prefix_cache)
         self._probed: tuple[object, bool] = (None, False)
+        self._torn = False
 
     def add(self, request: Request) -> int:
         limit = checked(request, self.model)
@@ -78,6 +79,7 @@ class TransformersEngine:
         return key
 
     def step(self) -> list[Delta]:
+        self._check_whole()
         self._admit()
         batch = self._batch
         if batch is None:
@@ -101,6 +103,7 @@ class TransformersEngine:
 
     def score(self, requests: Sequence[Request]) -> list[tuple[float, ...]]:
         """By the way that training takes, so that what is served is what was trained; texts of like length together."""
+        self._check_whole()
         head = self.model.head.kind
         if head not in STATISTIC_OF:
             raise UsageError(f"A model with a {head} head gives no scores and no vectors.")
@@ -121,10 +124,16 @@ class TransformersEngine:
         return [found[i] for i in range(len(requests))]
 
     def update(self, weights: Iterable[tuple[str, Tensor]], version: int) -> str:
-        """Put tensors into the module by name. Raises TkError for a name or shape that it does not have."""
+        """Put tensors into the module by name. Raises TkError for a name or shape that it does not have.
+
+        Answers on their way go on with them, from what was read before. Nothing is answered after an update that has failed
+        when it was half done, until one succeeds.
+        """
         module = self.model.module
         own = {**dict(module.named_parameters(remove_duplicate=False)), **dict(module.named_buffers())}
         self._prefixes.clear()
+        for row in self._batch.rows if self._batch is not None else ():
+            row.outdated = row.read > 0
         given = False
         with torch.no_grad():
             for name, tensor in weights:
@@ -133,7 +142,9 @@ class TransformersEngine:
                     raise TkError(f"The engine's model has no weight named {name!r}.")
                 if own[name].shape != tensor.shape:
                     raise TkError(f"{name}: the engine's shape is {tuple(own[name].shape)}, not {tuple(tensor.shape)}.")
+                self._torn = True
                 own[name].copy_(tensor)
+        self._torn = self._torn and not given
         self.version = version
         return digest(module) if given else ""
 
@@ -146,6 +157,12 @@ class TransformersEngine:
         self._waiting.clear()
         self._batch = None
         self._prefixes.clear()
+
+    def _check_whole(self) -> None:
+        if self._torn:
+            raise TkError(
+                "The engine holds a part of other weights, since an update of them failed: give it whole ones."
+            )
 
     @property
     def in_flight(self) -> int:

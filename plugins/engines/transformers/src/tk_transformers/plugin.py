@@ -26,5 +26,6 @@ def tk_engines() -> Iterable[EngineSpec]:
             "top-logprobs",
             "prompt-logprobs",
             "model-logprobs",
+            "scores",
         ),
     )

@@ -30,7 +30,7 @@ class Row:
     key, number: of the request, and which of its completions. limit: tokens that it may have.
     prompt: int64 [L]. positions: [L] or [axes, L], of the prompt. read: tokens that are in the cache, of the prompt and then of the answer.
     seen: [V], the tokens that a repetition penalty falls on. counts: [V], how often the answer has each, where that is asked for.
-    told: of the prompt, where asked for.
+    told: of the prompt, where asked for. outdated: some of it was read by other weights than those of now.
     """
 
     key: int
@@ -46,6 +46,7 @@ class Row:
     ids: list[int] = field(default_factory=list)
     finish: FinishReason = ""
     read: int = 0
+    outdated: bool = False
     seen: Tensor | None = None
     counts: Tensor | None = None
 

@@ -79,7 +79,7 @@ class Inside:
         """Read the safetensors of a folder in the checkpoint's names; the digest of what is served from now on."""
         self._wake()
         self._engine.collective_rpc("reload_weights", kwargs={"weights_path": folder})
-        self._engine.reset_prefix_cache()
+        self._engine.reset_prefix_cache(reset_running_requests=True)  # what is on its way is read again; raises, else
         self._version = version
         return self.digest()
 

@@ -5,24 +5,24 @@ from __future__ import annotations
 import ctypes
 import os
 import shlex
+import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import IO
 
-from tk.errors import TkError
+from tk.errors import TkError, UsageError
+from tk.launching import free_port
 from tk_local_launcher.options import LocalOptions
 
 POLL = 0.05
 TOLD = 12
-"""Lines of a failed process that are told."""
+"""Last lines of a failed process that are told."""
 _DIES_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 
 
@@ -36,37 +36,43 @@ class LocalLauncher:
         self.processes = options.processes
         self.here = options.processes == 1
 
-    def launch(self, command: Sequence[str], folder: Path, stdout: int | None = None) -> str:
-        """The first process prints here; what the others print is told where one of them fails."""
-        with TemporaryDirectory(prefix="tk-") as own:
-            logs = [Path(own) / f"rank-{rank}.log" for rank in range(self._options.processes)]
-            port = _free_port()
-            children: list[subprocess.Popen[bytes]] = []
-            with _signals(lambda number: [child.send_signal(number) for child in children]):
-                try:
-                    for rank, log in enumerate(logs):
-                        with log.open("wb") as file:
-                            children.append(self._start(command, rank, port, stdout, file))
-                    failed = self._wait(children)
-                finally:
-                    _end(children, self._options.grace)
-            if failed is not None:
-                raise TkError(self._told(failed, children[failed].returncode, logs[failed], folder))
+    def launch(self, command: Sequence[str], folder: Path, own: Path) -> str:
+        """The first process prints here; what the others print is told where they fail."""
+        logs = [own / f"rank-{rank}.log" for rank in range(self._options.processes)]
+        port = free_port()
+        children: list[subprocess.Popen[bytes]] = []
+        ended: Collection[int] = ()
+        with _signals(lambda number: [child.send_signal(number) for child in children]):
+            try:
+                for rank, log in enumerate(logs):
+                    with log.open("wb") as file:
+                        children.append(self._start(command, rank, port, file))
+                first = self._wait(children)
+            finally:
+                ended = _end(children, self._options.grace)
+        codes = {
+            rank: child.returncode for rank, child in enumerate(children) if rank not in ended and child.returncode
+        }
+        if codes:
+            usage = all(code == UsageError.exit_code for code in codes.values())
+            ranks = sorted(codes, key=lambda rank: (rank != first, rank))
+            told = [self._told(codes[rank], rank, logs[rank], None if usage else folder) for rank in ranks]
+            on = f"Go on from its newest checkpoint: tk train --run {shlex.quote(str(folder))} --resume"
+            lines = [*dict.fromkeys(told), *([on] if (folder / "checkpoints").is_dir() else [])]
+            raise (UsageError if usage else TkError)("\n".join(lines))
         return ""
 
     def shown(self, command: Sequence[str], folder: Path) -> str:
         count = self._options.processes
         return f"{count} process{'es' if count > 1 else ''} of: {shlex.join(command)}"
 
-    def _start(
-        self, command: Sequence[str], rank: int, port: int, stdout: int | None, log: IO[bytes]
-    ) -> subprocess.Popen[bytes]:
+    def _start(self, command: Sequence[str], rank: int, port: int, log: IO[bytes]) -> subprocess.Popen[bytes]:
         first = rank == 0
         return subprocess.Popen(
             command,
             env={**os.environ, **self._environment(rank, port)},
             stdin=subprocess.DEVNULL,
-            stdout=stdout if first else log,
+            stdout=None if first else log,
             stderr=None if first else log,
             start_new_session=True,  # a signal from the terminal comes by way of the launcher, once
             preexec_fn=_dies_with_parent if sys.platform == "linux" else None,
@@ -93,15 +99,19 @@ class LocalLauncher:
                 return None
             time.sleep(POLL)
 
-    def _told(self, rank: int, code: int, log: Path, folder: Path) -> str:
+    def _told(self, code: int, rank: int, log: Path, folder: Path | None) -> str:
+        """How a process failed, and the last lines that it said; all of them are kept in the folder of the run, where it
+        has one."""
         how = f"was ended by the signal {signal.Signals(-code).name}" if code < 0 else f"failed (exit code {code})"
-        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-TOLD:] if rank else []
-        said = "".join(f"\n  {line}" for line in lines) if lines else ", as told above" if not rank and code > 0 else ""
-        on = f"\nGo on from its newest checkpoint: tk train --run {shlex.quote(str(folder))} --resume"
-        return (
-            f"Process {rank} of {self._options.processes} {how}{said}{'.' if not lines else ''}"
-            f"{on if (folder / 'checkpoints').is_dir() else ''}"
-        )
+        who = f"Process {rank} of {self._options.processes} {how}"
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if rank else []
+        if not lines:
+            return f"{who}{', as told above' if not rank and code > 0 else ''}."
+        kept = ""
+        if len(lines) > TOLD and folder is not None and folder.is_dir():
+            (folder / "launch").mkdir(exist_ok=True)
+            kept = f" ({shutil.copy(log, folder / 'launch')})"
+        return who + kept + "".join(f"\n  {line}" for line in lines[-TOLD:])
 
 
 def _first(failed: Sequence[int], codes: Sequence[int | None]) -> int:
@@ -109,15 +119,19 @@ def _first(failed: Sequence[int], codes: Sequence[int | None]) -> int:
     return min(failed, key=lambda rank: ((codes[rank] or 0) > 0, rank))
 
 
-def _end(children: Sequence[subprocess.Popen[bytes]], grace: float) -> None:
-    """Wait for those that are left, ask them to end, and end them."""
+def _end(children: Sequence[subprocess.Popen[bytes]], grace: float) -> set[int]:
+    """Wait for those that are left, ask them to end, and end them. Returns who had to be asked."""
+    asked: set[int] = set()
     for ask in (None, signal.SIGTERM, signal.SIGKILL):
-        left = [child for child in children if child.poll() is None]
-        for child in left if ask is not None else ():
-            child.send_signal(ask)  # type: ignore[arg-type]
+        left = {rank: child for rank, child in enumerate(children) if child.poll() is None}
+        if ask is not None:
+            asked |= left.keys()
+            for child in left.values():
+                child.send_signal(ask)
         end = time.monotonic() + grace
-        while any(child.poll() is None for child in left) and time.monotonic() < end:
+        while any(child.poll() is None for child in left.values()) and time.monotonic() < end:
             time.sleep(POLL)
+    return asked
 
 
 @contextmanager
@@ -138,9 +152,3 @@ def _signals(forward: Callable[[int], object]) -> Iterator[None]:
 def _dies_with_parent() -> None:
     """In the child: it is killed when the thread that started it ends, however that ends."""
     ctypes.CDLL(None).prctl(_DIES_WITH_PARENT, signal.SIGKILL)
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port: int = taken.getsockname()[1]
-        return port

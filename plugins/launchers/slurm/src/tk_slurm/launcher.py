@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import shutil
 import subprocess
@@ -25,10 +26,10 @@ class SlurmLauncher:
         self._options = options
         self.processes = options.nodes * options.processes_per_node
 
-    def launch(self, command: Sequence[str], folder: Path, stdout: int | None = None) -> str:
+    def launch(self, command: Sequence[str], folder: Path, own: Path) -> str:
         if shutil.which("sbatch") is None:
             raise TkError("launcher slurm: there is no sbatch on this machine: submit from one that has Slurm.")
-        script = write_file(folder / "launch" / "job.sh", self.shown(command, folder))
+        script = write_file(own / "job.sh", self.shown(command, folder))
         done = subprocess.run(["sbatch", "--parsable", str(script)], capture_output=True, text=True, check=False)
         if done.returncode:
             raise TkError(f"launcher slurm: sbatch refused {script}: {done.stderr.strip()}")
@@ -47,26 +48,37 @@ class SlurmLauncher:
             "time": options.time,
             "partition": options.partition,
             "account": options.account,
-            "output": folder / "launch" / "%j.out",
+            "output": f"{folder / 'launch'}".replace("%", "%%") + "/%j.out",
             "signal": f"TERM@{GRACE}",
             "open-mode": "append",
         }
-        lines = [f"#SBATCH --{name}={value}" for name, value in asked.items() if value]
+        lines = [f"#SBATCH --{name}={_quoted(str(value))}" for name, value in asked.items() if value]
         lines += [f"#SBATCH {line}" for line in options.sbatch]
-        port = str(options.port) if options.port else "$((20000 + SLURM_JOB_ID % 20000))"
-        ranks = (
-            "RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID WORLD_SIZE=$SLURM_NTASKS "
-            f"LOCAL_WORLD_SIZE={options.processes_per_node} exec "
-        )
+        port = str(options.port) if options.port else "$((20000 + SLURM_JOB_ID % 12000))"
+        count, cores = options.processes_per_node, options.cpus_per_process
+        threads = cores or f"$((${{SLURM_CPUS_ON_NODE:-1}} > {count} ? SLURM_CPUS_ON_NODE / {count} : 1))"
+        step = [
+            "srun",
+            "--kill-on-bad-exit=1",
+            *([f"--cpus-per-task={cores}"] if cores else []),
+        ]  # which it is not told of
+        ranks = f"RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID WORLD_SIZE=$SLURM_NTASKS LOCAL_WORLD_SIZE={count} exec "
         return "\n".join(
             [
                 "#!/bin/bash",
                 *lines,
-                "set -euo pipefail",
+                "set -eo pipefail",
                 *options.setup,
+                "set -u",  # what activates an environment asks for variables that are not set
                 'export MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)',
                 f"export MASTER_PORT={port}",
-                f"srun --kill-on-bad-exit=1 bash -c {shlex.quote(ranks + shlex.join(command))}",
+                f"export OMP_NUM_THREADS=${{OMP_NUM_THREADS:-{threads}}}",
+                f"{' '.join(step)} bash -c {shlex.quote(ranks + shlex.join(command))}",
                 "",
             ]
         )
+
+
+def _quoted(value: str) -> str:
+    """A value as sbatch reads it in a script: in words, up to a #, and with a backslash before what is to stand as it is."""
+    return re.sub(r"([\s#'\"\\])", r"\\\1", value)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor
 
 from tk.contracts import (
     Batch,
@@ -20,12 +19,11 @@ from tk.contracts import (
     Step,
     Term,
 )
-from tk.errors import TkError
 from tk_grpo.contracts import Advantage, Aggregation, Clip, Ratio
-from tk_grpo.objective import correction
 from tk_grpo.options import GrpoOptions
 from tk_grpo.rollouts import roll_out
 from tk_rollouts.answers import Group, answers_of, figures_of, token_field
+from tk_rollouts.correction import counted_of
 from tk_rollouts.online import Online, no_losses, reference_role
 from tk_rollouts.source import Rollouts
 from tk_tensor.branches import collate_trees
@@ -102,7 +100,7 @@ class Grpo(Online):
         ratio = log_ratio.exp()
         gained, clipped = self.clip(ratio, fields["advantages"].index_select(0, rows))
         each = fields["factors"].index_select(0, rows) * weights
-        counts, metrics = self._of_engine(old, batch, reduce)
+        counts, metrics = counted_of(old, fields, reduce, self.options)
         terms = {"policy": Term(-(each * gained * counts).sum())}
         metrics["clipped"] = (clipped * weights).detach()
         if self.in_loss:
@@ -114,21 +112,3 @@ class Grpo(Online):
             metrics["kl_token"] = (kl * weights).detach()
         count = weights.sum()
         return Step(terms, {**fields["figures"], **{n: (v.sum(), count) for n, v in metrics.items()}})
-
-    def _of_engine(self, old: Tensor, batch: Batch, reduce: Reduce) -> tuple[Tensor | float, dict[str, Tensor]]:
-        """What each token counts for, since the engine's probabilities are not quite the policy's; and how far they are apart.
-
-        Raises TkError where that is asked for, and the engine has told none.
-        """
-        fields, how = batch.fields, self.options.correction
-        if "engine_logps" not in fields:
-            if how != "none" and bool(fields["token_weights"].any()):
-                raise TkError(f"method.correction {how}: the run's engine gives no log-probs of what it has sampled.")
-            return 1.0, {}
-        weights = fields["token_weights"]
-        apart = (old - fields["engine_logps"]) * weights
-        metrics = {"engine_gap": apart.abs(), "engine_ratio": apart.exp() * weights}
-        if how == "none":
-            return 1.0, metrics
-        bounds = self.options.correction_min, self.options.correction_max
-        return correction(apart, fields["rows"], reduce, how, *bounds), metrics

@@ -42,26 +42,6 @@ class Clip:
         return torch.minimum(free, inside), clipped.to(ratio.dtype)
 
 
-def correction(
-    log_ratio: Tensor, rows: Tensor, reduce: Reduce, how: str, least: float | None, most: float | None
-) -> Tensor:
-    """What each token counts for, given how much more probable it was to the policy than to the engine that sampled it.
-
-    log_ratio: of tokens [N]. how: GrpoOptions.correction (truncated importance sampling,
-    https://fengyao.notion.site/off-policy-rl, and masking of what lies outside, arXiv 2510.18855).
-    """
-    level, _, bound = how.partition("_")
-    ratio = (reduce(log_ratio).index_select(0, rows) if level == "sequence" else log_ratio).exp()
-    if bound == "truncate":
-        return ratio.clamp(least, most)
-    outside = torch.zeros_like(ratio, dtype=torch.bool)
-    if least is not None:
-        outside |= ratio < least
-    if most is not None:
-        outside |= ratio > most
-    return ratio.masked_fill(outside, 0.0)
-
-
 def by_sequence(lengths: Tensor, limit: int) -> tuple[Tensor, Tensor]:
     """The mean over an answer's tokens, then over answers (GRPO)."""
     return 1.0 / lengths.clamp(min=1), torch.ones_like(lengths)

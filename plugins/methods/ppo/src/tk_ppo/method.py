@@ -27,6 +27,7 @@ from tk_grpo.contracts import Clip
 from tk_ppo.options import PpoOptions
 from tk_ppo.rollouts import roll_out
 from tk_rollouts.answers import Group, figures_of, token_field
+from tk_rollouts.correction import counted_of
 from tk_rollouts.online import Online, no_losses, reference_role
 from tk_rollouts.source import Rollouts
 from tk_tensor.branches import collate_trees
@@ -67,7 +68,7 @@ class Ppo(Online):
     def batch(self, groups: Sequence[Group], layout: Layout) -> Batch:
         """What is trained on: a sample is an answer with its prompt."""
         inputs, fields, samples, tokens = collate_trees([[group.tree] for group in groups], layout)
-        given = {name: token_field(groups, name) for name in GIVEN}
+        given = {name: token_field(groups, name) for name in GIVEN} | {"engine_logps": token_field(groups, "engine")}
         fields |= {name: values for name, values in given.items() if values is not None}
         count = float(fields["token_weights"].sum())
         fields["figures"] = figures_of(groups)
@@ -87,15 +88,17 @@ class Ppo(Online):
         given = {name: batch.fields.get(name, torch.zeros_like(logps)) for name in GIVEN}  # of nothing trained
         log_ratio = (logps - given["old"]) * weights
         gained, clipped = self.clip(log_ratio.exp(), given["advantages"])
+        counts, apart = counted_of(given["old"], batch.fields, reduce, self.options)
         error, held = value_error(values, given["values"], given["returns"], self.options.value_clip)
         terms = {
-            "policy": Term(-(gained * weights).sum()),
+            "policy": Term(-(gained * weights * counts).sum()),
             "value": Term(0.5 * (error * weights).sum(), self.options.value_coef),
         }
         moved = log_ratio.exp() - 1 - log_ratio
         of_tokens = {"clipped": clipped, "value_clipped": held, "moved": moved}
         count = weights.sum()
         metrics = {name: ((each * weights).sum().detach(), count) for name, each in of_tokens.items()}
+        metrics |= {name: (each.sum(), count) for name, each in apart.items()}
         return Step(terms, {**batch.fields["figures"], **metrics})
 
 

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from tk.config.options import doc
+from tk_rollouts.options import CorrectionOptions
 
 
 @dataclass(frozen=True)
-class PpoOptions:
+class PpoOptions(CorrectionOptions):
     """PPO (arXiv 1707.06347) as it is used on language models (arXiv 2403.17031). How far the policy may move: `clip`.
 
     What is trained are log-probs of the sampled distribution: at `sampling.temperature`, within `top_p` and `top_k`.

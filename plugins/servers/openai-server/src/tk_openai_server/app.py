@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import base64
 import struct
-from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
-from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from tk import __version__
 from tk_openai_server.errors import Refused
@@ -20,19 +21,20 @@ from tk_openai_server.generation import Counted, Generation, Shape, sampling_of
 from tk_openai_server.guard import Guard
 from tk_openai_server.metrics import Metrics
 from tk_openai_server.options import ServerOptions
+from tk_openai_server.routes import Route
 from tk_openai_server.schema import (
     ChatRequest,
     CompletionRequest,
     EmbeddingRequest,
     LoadAdapterRequest,
     TokenizeRequest,
+    Tool,
     UnloadAdapterRequest,
     WeightsRequest,
 )
 from tk_openai_server.served import Prompt, Served
 from tk_openai_server.shapes import ChatShape, Echo, TextShape
-
-T = TypeVar("T")
+from tk_text.stream import bytes_of
 
 
 def create_app(served: Served, options: ServerOptions) -> FastAPI:
@@ -48,11 +50,13 @@ def create_app(served: Served, options: ServerOptions) -> FastAPI:
     routes = _Routes(served, metrics)
     table = [*routes.table(), *(routes.of_adapters() if options.load_adapters else ())]
     table += routes.of_weights() if options.weight_updates else []
+    app.router.route_class = Route
     for method, path, endpoint in table:
         app.add_api_route(path, endpoint, methods=[method], response_model=None)
     app.add_exception_handler(Refused, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(Exception, _failed)
     paths = [path for _, path, _ in table]
     app.add_middleware(Guard, options=options, metrics=metrics, paths=paths)
     return app
@@ -92,10 +96,12 @@ class _Routes:
             said = "tool_choice: only none and auto are supported: nothing here makes a model call a tool."
             raise Refused(400, said, param="tool_choice")
         sampling = sampling_of(asked, self._served)
-        tools = [t.model_dump(exclude_none=True) for t in asked.tools or ()] if asked.tool_choice != "none" else []
-        prompt = await self._served.chat([m.model_dump(exclude_unset=True) for m in asked.messages], tools)
+        tools = _tools(asked.tools) if asked.tool_choice != "none" else []
+        async with request.state.deadline.kept():
+            prompt = await self._served.chat([m.model_dump(exclude_unset=True) for m in asked.messages], tools)
         made = [self._served.request(model, prompt, sampling, chat=True, stop_ids=asked.stop_token_ids)]
-        shape = ChatShape(self._token, sampling.logprobs, self._served.read if tools else None)
+        template, single = self._served.template if tools else None, asked.parallel_tool_calls is False
+        shape = ChatShape(self._token, self._bytes, sampling.logprobs, template, single)
         return await self._answer(model, asked, request, shape, made, [prompt])
 
     async def completions(self, asked: CompletionRequest, request: Request) -> Response:
@@ -106,7 +112,9 @@ class _Routes:
         if asked.best_of not in (None, asked.n or 1):
             raise Refused(400, "best_of is not supported.", param="best_of")
         sampling = sampling_of(asked, self._served)
-        prompts = [await self._served.prompt(each) for each in _each(asked.prompt)]
+        async with request.state.deadline.kept():
+            room = min(1, sampling.max_tokens)
+            prompts = [await self._served.prompt(each, room=room) for each in _each(asked.prompt)]
         echo = {}
         if asked.echo:
             told = [self._echo(prompt) for prompt in prompts]
@@ -119,11 +127,10 @@ class _Routes:
 
     async def embeddings(self, asked: EmbeddingRequest, request: Request) -> Response:
         """The vectors of texts."""
-        self._named(asked.model)
-        prompts = [await self._served.prompt(each) for each in _each(asked.input)]
-        vectors = await _unless_gone(request, self._served.vectors(prompts))
-        if vectors is None:
-            return Response(status_code=499)
+        model = self._named(asked.model)
+        async with request.state.deadline.kept():
+            prompts = [await self._served.prompt(each, room=0) for each in _each(asked.input)]
+            vectors = await self._served.vectors(model, prompts)
         if asked.dimensions is not None:
             if not 0 < asked.dimensions <= len(vectors[0]):
                 raise Refused(400, f"dimensions: the vectors have {len(vectors[0])}.", param="dimensions")
@@ -133,7 +140,7 @@ class _Routes:
         return JSONResponse(
             {
                 "object": "list",
-                "model": self._served.name,
+                "model": model,
                 "data": [
                     {"object": "embedding", "index": i, "embedding": _written(vector, asked.encoding_format)}
                     for i, vector in enumerate(vectors)
@@ -169,8 +176,8 @@ class _Routes:
         if (asked.prompt is None) == (asked.messages is None):
             raise Refused(400, "Either prompt or messages are tokenised.")
         if asked.messages is not None:
-            tools = [tool.model_dump(exclude_none=True) for tool in asked.tools or ()]
-            prompt = await self._served.chat([m.model_dump(exclude_unset=True) for m in asked.messages], tools)
+            messages = [m.model_dump(exclude_unset=True) for m in asked.messages]
+            prompt = await self._served.chat(messages, _tools(asked.tools))
         else:
             prompt = await self._served.prompt(asked.prompt or "")
         return {"tokens": list(prompt.encoding.ids), "count": len(prompt), "max_model_len": self._served.max_length}
@@ -201,6 +208,9 @@ class _Routes:
     def _token(self, token: int) -> str:
         return str(self._served.tokenizer.decode([token], skip_special_tokens=False))
 
+    def _bytes(self, token: int) -> bytes | None:
+        return bytes_of(self._served.tokenizer, token)
+
     async def _answer(
         self,
         model: str,
@@ -215,46 +225,47 @@ class _Routes:
         answers, most = sum(each.sampling.n for each in made), self._served.options.max_answers
         if answers > most:
             raise Refused(400, f"{answers} answers are asked for at once, and {most} are the limit.", param="n")
-        used = Counted(sum(map(len, prompts)))
+        used, deadline = Counted(sum(map(len, prompts))), request.state.deadline
         self._metrics.prompts.inc(used.prompt)
-        generation = Generation(
-            self._served, model, self._metrics, shape, made, used, getattr(asked, "return_token_ids", False)
-        )
+        ids = getattr(asked, "return_token_ids", False)
+        generation = Generation(self._served, model, self._metrics, shape, made, used, deadline, ids)
         if not asked.stream:
-            body = await _unless_gone(request, generation.whole())
-            return JSONResponse(body) if body is not None else Response(status_code=499)
+            return JSONResponse(await generation.whole())
         events = generation.events(bool(asked.stream_options and asked.stream_options.include_usage))
         first = await anext(events)  # what is wrong from the beginning has a status of its own
-        return StreamingResponse(_whole(first, events), media_type="text/event-stream")
+        return _Events(_whole(first, events))
 
 
-async def _whole(first: str, events: AsyncIterator[str]) -> AsyncIterator[str]:
+class _Events(StreamingResponse):
+    """What it is made of is closed with it, wherever it ends."""
+
+    def __init__(self, events: AsyncGenerator[str]) -> None:
+        super().__init__(events, media_type="text/event-stream")
+        self._events = events
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with aclosing(self._events):
+            await super().__call__(scope, receive, send)
+
+
+async def _whole(first: str, events: AsyncGenerator[str]) -> AsyncGenerator[str]:
     """All events; an error that comes after the first is one."""
-    try:
-        yield first
-        async for event in events:
-            yield event
-    except Refused as refused:
-        yield f"data: {refused.response().body.decode()}\n\n"
-    finally:
-        await events.aclose()  # type: ignore[attr-defined]
+    async with aclosing(events):
+        try:
+            yield first
+            async for event in events:
+                yield event
+        except Refused as refused:
+            yield f"data: {refused.response().body.decode()}\n\n"
 
 
-async def _unless_gone(request: Request, work: Awaitable[T]) -> T | None:
-    """The result; None where the client leaves before, and the work is cancelled."""
-    task = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(_left(request))
-    try:
-        await asyncio.wait([task, gone], return_when=asyncio.FIRST_COMPLETED)
-        return await task if task.done() else None
-    finally:
-        for each in (task, gone):
-            each.cancel()
-
-
-async def _left(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+def _tools(tools: Sequence[Tool] | None) -> list[dict[str, Any]]:
+    """As the template is given them. Raises Refused for one whose calls are to be held to its schema."""
+    for number, tool in enumerate(tools or ()):
+        if tool.function.strict:
+            said = "strict: nothing here holds a call to its schema while it is made."
+            raise Refused(400, said, param=f"tools.{number}.function.strict")
+    return [tool.model_dump(exclude_none=True, exclude={"function": {"strict"}}) for tool in tools or ()]
 
 
 def _each(prompt: Any) -> list[Any]:
@@ -291,3 +302,8 @@ async def _invalid(request: Request, error: Exception) -> Response:
 async def _http(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     return Refused(error.status_code, str(error.detail)).response()
+
+
+async def _failed(_: Request, __: Exception) -> Response:
+    """What nobody foresaw; uvicorn writes its traceback to the log."""
+    return Refused(500, "The server failed at this request; its log says how.").response()

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from starlette.responses import JSONResponse
+
+from tk.errors import DataError, TkError, UsageError
 
 TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
 """The `type` of an error by its status; others are the client's (4xx) or the server's (5xx)."""
@@ -36,3 +42,31 @@ class Refused(Exception):
         if self.retry_after is not None:
             headers["Retry-After"] = f"{self.retry_after:g}"
         return JSONResponse(self.body(), self.status, headers)
+
+
+@contextmanager
+def of_the_engine() -> Iterator[None]:
+    """What an engine raises about a request: the client's fault where it asks for what cannot be had, else the server's."""
+    try:
+        yield
+    except (UsageError, DataError) as error:
+        raise Refused(400, str(error)) from error
+    except TkError as error:
+        raise Refused(503, str(error), retry_after=1) from error
+
+
+@dataclass(frozen=True)
+class Deadline:
+    """When an answer is given up. at: by the clock of the event loop. seconds: that it had."""
+
+    at: float
+    seconds: float
+
+    @asynccontextmanager
+    async def kept(self) -> AsyncIterator[None]:
+        """For what one task waits for in one go: a generator that gives something out in between may go on in another task."""
+        try:
+            async with asyncio.timeout_at(self.at):
+                yield
+        except TimeoutError as error:
+            raise Refused(504, f"The answer took longer than {self.seconds:g} seconds.", code="timeout") from error

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import time
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import Any, Protocol
 
 from tk.contracts import Delta, PromptLogps, Request, Sampling, Top
-from tk.errors import DataError, TkError, UsageError
-from tk_openai_server.errors import Refused
+from tk_openai_server.errors import Deadline, Refused, of_the_engine
 from tk_openai_server.metrics import Metrics
 from tk_openai_server.schema import ChatRequest, CompletionRequest
 from tk_openai_server.served import Served
@@ -116,6 +115,7 @@ class Generation:
     shape: Shape
     requests: Sequence[Request]
     used: Counted
+    deadline: Deadline
     ids: bool = False
     """Whether tokens are told by their ids as well."""
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
@@ -124,53 +124,51 @@ class Generation:
     async def whole(self) -> dict[str, Any]:
         """The response with all choices."""
         choices = [Choice(i) for i in range(sum(r.sampling.n for r in self.requests))]
-        async for choice, delta in self._deltas(choices):
-            choice.add(delta)
+        async with aclosing(self._deltas(choices)) as deltas:
+            async for choice, delta in deltas:
+                choice.add(delta)
         written = [self._with_ids(self.shape.whole(c), c.ids) for c in choices]
         return self._body(written, self.shape.kind) | {"usage": self.used.body()}
 
-    async def events(self, usage: bool) -> AsyncIterator[str]:
+    async def events(self, usage: bool) -> AsyncGenerator[str]:
         """Server-sent events, as the pieces come; an error in the midst is an event as well."""
         choices = [Choice(i) for i in range(sum(r.sampling.n for r in self.requests))]
         kind = f"{self.shape.kind}.chunk" if self.shape.kind.startswith("chat") else self.shape.kind
         rest: dict[str, Any] = {"usage": None} if usage else {}
         begun: set[int] = set()
-        async for choice, delta in self._deltas(choices):
-            choice.add(delta)
-            if choice.index not in begun:
-                begun.add(choice.index)
-                if (opening := self.shape.opening(choice)) is not None:
-                    yield _event(self._body([opening], kind) | rest)
-            if not (delta.text or delta.finish_reason or delta.logps or (self.ids and delta.ids)):
-                continue
-            if (piece := self.shape.piece(choice, delta)) is not None:
-                yield _event(self._body([self._with_ids(piece, delta.ids)], kind) | rest)
+        async with aclosing(self._deltas(choices)) as deltas:
+            async for choice, delta in deltas:
+                choice.add(delta)
+                if choice.index not in begun:
+                    begun.add(choice.index)
+                    if (opening := self.shape.opening(choice)) is not None:
+                        yield _event(self._body([opening], kind) | rest)
+                if not (delta.text or delta.finish_reason or delta.logps or (self.ids and delta.ids)):
+                    continue
+                if (piece := self.shape.piece(choice, delta)) is not None:
+                    yield _event(self._body([self._with_ids(piece, delta.ids)], kind) | rest)
         if usage:
             yield _event(self._body([], kind) | {"usage": self.used.body()})
         yield DONE
 
-    async def _deltas(self, choices: Sequence[Choice]) -> AsyncIterator[tuple[Choice, Delta]]:
-        """The deltas of all requests as they come. Raises Refused for a request that fails."""
+    async def _deltas(self, choices: Sequence[Choice]) -> AsyncGenerator[tuple[Choice, Delta]]:
+        """The deltas of all requests as they come. Raises Refused for a request that fails, and for one that takes too long."""
         begun, first = time.monotonic(), True
         offsets = [0, *accumulate(request.sampling.n for request in self.requests)]
-        try:
-            async with asyncio.timeout(self.served.options.timeout):
-                async for place, delta in self.served.dispatcher.stream(self.requests):
-                    if first:
-                        self.metrics.first_token.observe(time.monotonic() - begun)
-                        first = False
-                    self.used.completion += len(delta.ids)
-                    self.metrics.generated.inc(len(delta.ids))
-                    yield choices[offsets[place] + delta.number], delta
-        except TimeoutError as error:
-            seconds = self.served.options.timeout
-            raise Refused(504, f"The answer took longer than {seconds:g} seconds.", code="timeout") from error
-        except UsageError as error:
-            raise Refused(400, str(error)) from error
-        except DataError as error:
-            raise Refused(400, str(error)) from error
-        except TkError as error:
-            raise Refused(503, str(error), retry_after=1) from error
+        async with aclosing(self.served.dispatcher.stream(self.requests)) as stream:  # type: ignore[type-var]
+            while True:
+                async with self.deadline.kept():
+                    with of_the_engine():
+                        found = await anext(stream, None)
+                if found is None:
+                    return
+                place, delta = found
+                if first:
+                    self.metrics.first_token.observe(time.monotonic() - begun)
+                    first = False
+                self.used.completion += len(delta.ids)
+                self.metrics.generated.inc(len(delta.ids))
+                yield choices[offsets[place] + delta.number], delta
 
     def _with_ids(self, choice: dict[str, Any], ids: Sequence[int]) -> dict[str, Any]:
         return {**choice, "token_ids": list(ids)} if self.ids else choice

@@ -6,20 +6,28 @@ import asyncio
 import hmac
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from tk_openai_server.errors import Refused
+from tk_openai_server.errors import Deadline, Refused
 from tk_openai_server.metrics import Metrics
 from tk_openai_server.options import ServerOptions
 
 OPEN = ("/health",)
-"""Paths that need no key and are never too many."""
+"""Paths that need no key, are never too many, and have no body that is waited for."""
+
+
+GRACE = 10.0
+"""Seconds, at most, that a client still has to take what was made for it when the time for that is over."""
 
 
 class Guard:
-    """Any of the keys opens everything; without keys all is open. paths: that are counted by name."""
+    """Any of the keys opens everything; without keys all is open. paths: that are counted by name.
+
+    What it lets in finds in its state when it is given up (`deadline`).
+    """
 
     def __init__(self, app: ASGIApp, *, options: ServerOptions, metrics: Metrics, paths: Sequence[str]) -> None:
         self._app, self._options, self._metrics = app, options, metrics
@@ -40,26 +48,54 @@ class Guard:
                 status = message["status"]
             await send(message)
 
-        self._flying += 1
-        self._metrics.in_flight.inc()
         try:
-            await self._guarded(scope, receive, sending)
+            if scope["path"] in OPEN:
+                await self._app(scope, receive, sending)
+            else:
+                await self._guarded(scope, receive, sending)
+        except Exception:
+            status = 500  # told by what stands outside
+            raise
         finally:
-            self._flying -= 1
-            self._metrics.in_flight.dec()
             self._metrics.requests.labels(path, str(status)).inc()
             self._metrics.seconds.labels(path).observe(time.monotonic() - begun)
 
     async def _guarded(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            if scope["path"] not in OPEN:
-                self._check(scope)
+            self._check(scope)
+        except Refused as refused:
+            await refused.response()(scope, receive, send)
+            return
+        self._flying += 1
+        self._metrics.in_flight.inc()
+        try:
+            await self._let_in(scope, receive, send)
+        finally:
+            self._flying -= 1
+            self._metrics.in_flight.dec()
+
+    async def _let_in(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
             body = await self._body(receive)
         except Refused as refused:
             await refused.response()(scope, receive, send)
             return
-        if body is not None:
-            await self._app(scope, _replayed(body, receive), send)
+        if body is None:
+            return
+        loop = asyncio.get_running_loop()
+        seconds = self._options.timeout
+        deadline = Deadline(loop.time() + seconds, seconds)
+
+        async def sending(message: Message) -> None:
+            try:
+                async with asyncio.timeout_at(max(deadline.at, loop.time()) + min(GRACE, seconds)):
+                    await send(message)
+            except TimeoutError as error:
+                raise _NotTaken from error
+
+        own = {**scope, "state": {**scope.get("state", {}), "deadline": deadline}}
+        with suppress(_NotTaken):  # what is left of the answer is dropped, and the connection with it
+            await self._app(own, _replayed(body, receive), sending)
 
     def _check(self, scope: Scope) -> None:
         """Raises Refused: 401, 413 by the announced size, 429."""
@@ -70,7 +106,7 @@ class Guard:
                 raise Refused(401, "A key is needed: the header Authorization: Bearer KEY.", code="invalid_api_key")
         if int(headers.get(b"content-length", b"0")) > self._options.max_body:
             raise self._too_large()
-        if self._flying > self._options.max_requests:
+        if self._flying >= self._options.max_requests:
             raise Refused(
                 429,
                 f"{self._options.max_requests} requests are on their way: come again.",
@@ -99,6 +135,10 @@ class Guard:
 
     def _too_large(self) -> Refused:
         return Refused(413, f"The body is larger than {self._options.max_body:,} bytes.", code="too_large")
+
+
+class _NotTaken(Exception):
+    """The client does not read its answer."""
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:

@@ -41,3 +41,7 @@ class ServerOptions:
     ] = 256
     timeout: Annotated[float, doc("Seconds that a request may take to come, and its answer to be made.", gt=0)] = 600.0
     drain: Annotated[int, doc("Seconds that answers on their way have when the server is ended.", ge=0)] = 30
+
+    def __post_init__(self) -> None:
+        if not all(key.strip() for key in self.api_keys):
+            raise ValueError("api_keys: a key is empty, and would let anybody in: was its variable set?")

@@ -7,24 +7,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
-
-def _encodable(text: str) -> str:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError("the text holds half of a character (a lone surrogate)") from error
-    return text
-
-
-Text = Annotated[str, AfterValidator(_encodable)]
 TokenId = Annotated[str, Field(pattern=r"^[0-9]{1,10}$")]
 TokenIds = Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1)]
 Prompts = (
-    Text
+    str
     | TokenIds
-    | Annotated[list[Text], Field(min_length=1, max_length=2048)]
+    | Annotated[list[str], Field(min_length=1, max_length=2048)]
     | Annotated[list[TokenIds], Field(min_length=1, max_length=2048)]
 )
 """One text, or several, as characters or as tokens."""
@@ -42,11 +32,11 @@ class StreamOptions(_Model):
 class _Generated(_Model):
     """What both ways of completing share. What is not given is as the server's `sampling` section says."""
 
-    model: Text | None = None
+    model: str | None = None
     stream: bool = False
     stream_options: StreamOptions | None = None
     n: Annotated[int, Field(ge=1, le=128)] | None = None
-    stop: Text | Annotated[list[Text], Field(max_length=16)] | None = None
+    stop: str | Annotated[list[str], Field(max_length=16)] | None = None
     temperature: Annotated[float, Field(ge=0, le=100)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     top_k: Annotated[int, Field(ge=0, lt=2**31)] | None = None
@@ -54,7 +44,7 @@ class _Generated(_Model):
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
     stop_token_ids: Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(max_length=64)] | None = None
     max_tokens: Annotated[int, Field(ge=0, lt=2**31)] | None = None
-    user: Text | None = None
+    user: str | None = None
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
@@ -62,8 +52,8 @@ class _Generated(_Model):
 
 
 class Function(_Model):
-    name: Annotated[Text, Field(min_length=1, max_length=256)]
-    description: Text | None = None
+    name: Annotated[str, Field(min_length=1, max_length=256)]
+    description: str | None = None
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
 
@@ -77,7 +67,7 @@ class ChatMessage(BaseModel):
     """Checked as a row of data is, so that what is served is read as what was trained on."""
 
     model_config = ConfigDict(extra="allow")
-    role: Text
+    role: str
 
 
 class ChatRequest(_Generated):
@@ -99,34 +89,34 @@ class CompletionRequest(_Generated):
     logprobs_of: Literal["model", "sampled"] | None = None
     return_token_ids: bool = False
     echo: bool = False
-    suffix: Text | None = None
+    suffix: str | None = None
     best_of: int | None = None
 
 
 class EmbeddingRequest(_Model):
-    model: Text | None = None
+    model: str | None = None
     input: Annotated[Prompts, Field(examples=["Once upon a time"])]
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: int | None = None
-    user: Text | None = None
+    user: str | None = None
 
 
 class WeightsRequest(_Model):
-    folder: Text
+    folder: str
     version: Annotated[int, Field(ge=0, lt=2**63)]
 
 
 class TokenizeRequest(_Model):
-    model: Text | None = None
-    prompt: Annotated[Text, Field(examples=["Once upon a time"])] | None = None
+    model: str | None = None
+    prompt: Annotated[str, Field(examples=["Once upon a time"])] | None = None
     messages: list[ChatMessage] | None = None
     tools: list[Tool] | None = None
 
 
 class LoadAdapterRequest(_Model):
-    lora_name: Annotated[Text, Field(min_length=1, max_length=256)]
-    lora_path: Annotated[Text, Field(min_length=1, max_length=4096)]
+    lora_name: Annotated[str, Field(min_length=1, max_length=256)]
+    lora_path: Annotated[str, Field(min_length=1, max_length=4096)]
 
 
 class UnloadAdapterRequest(_Model):
-    lora_name: Text
+    lora_name: str

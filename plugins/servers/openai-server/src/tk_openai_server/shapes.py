@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any
 
-from tk.contracts import Delta, Top
-from tk.sample import Message, ToolCall
+from tk.contracts import AnswerReader, Delta, Template, Top
+from tk.sample import ToolCall
 from tk_openai_server.generation import Choice
 
 LEAST = -9999.0
@@ -19,21 +19,44 @@ LEAST = -9999.0
 Token = Callable[[int], str]
 """The text of a single token."""
 
+Bytes = Callable[[int], bytes | None]
+"""Its bytes, where they are known."""
+
+
+@dataclass
+class _Read:
+    """A choice's text on its way. seen: tokens that were read; sure: characters that are no call; told: those that are out."""
+
+    reader: AnswerReader
+    seen: int = 0
+    sure: int = 0
+    told: int = 0
+
+    def more(self, choice: Choice) -> str:
+        """What can be told now, of the text that the engine holds back until it is whole, and cuts before a stop."""
+        self.sure += len(self.reader.push(choice.ids[self.seen :]))
+        self.seen = len(choice.ids)
+        told, self.told = self.told, max(self.told, min(self.sure, len(choice.text)))
+        return choice.text[told : self.told]
+
 
 @dataclass
 class ChatShape:
     """chat.completion: a message, or deltas of one.
 
-    read: where tools may be called, what an answer says. Its text is streamed until a call may begin; calls come whole.
+    template: where tools may be called, what reads an answer. Its text is streamed until a call may begin; calls come whole.
+    single: whether of several calls only the first counts.
     """
 
     token: Token
+    bytes: Bytes
     logprobs: bool
-    read: Callable[..., Message] | None = None
+    template: Template | None = None
+    single: bool = False
     kind: str = "chat.completion"
     prefix: str = "chatcmpl"
-    _told: dict[int, int] = field(default_factory=dict)
-    """Characters of each choice's text that are out, where calls may come."""
+    _read: dict[int, _Read] = field(default_factory=dict)
+    """By choice, where calls may come."""
 
     def whole(self, choice: Choice) -> dict[str, Any]:
         message = {"role": "assistant", **self._said(choice, choice.text), "refusal": None}
@@ -41,38 +64,34 @@ class ChatShape:
 
     def opening(self, choice: Choice) -> dict[str, Any] | None:
         said = {"role": "assistant", "content": ""}
+        if self.template is not None:
+            self._read[choice.index] = _Read(self.template.reader())
         return {"index": choice.index, "delta": said, "logprobs": None, "finish_reason": None}
 
     def piece(self, choice: Choice, delta: Delta) -> dict[str, Any] | None:
-        if self.read is None:
+        if self.template is None:
             said = {"content": delta.text} if delta.text else {}
         elif delta.finish_reason:
             said = self._said(choice, choice.text)
             for index, call in enumerate(said.get("tool_calls", ())):
                 call["index"] = index
-            left = (said.pop("content") or "")[self._told.get(choice.index, 0) :]
+            left = (said.pop("content") or "")[self._read[choice.index].told :]
             said = {**({"content": left} if left else {}), **said}
         else:
-            said = self._certain(choice)
+            certain = self._read[choice.index].more(choice)
+            said = {"content": certain} if certain else {}
             if not said and not self.logprobs:
                 return None
         return self._choice(choice, {"delta": said}, delta)
 
-    def _certain(self, choice: Choice) -> dict[str, Any]:
-        """What is sure to be text, and was not told yet."""
-        assert self.read is not None
-        told = self._told.get(choice.index, 0)
-        certain = min(len(self.read(choice.ids, more=True).text), len(choice.text))
-        self._told[choice.index] = max(told, certain)
-        return {"content": choice.text[told:certain]} if certain > told else {}
-
     def _said(self, choice: Choice, text: str) -> dict[str, Any]:
         """Content, or calls of tools; the finish reason tells which."""
-        message = self.read(choice.ids) if self.read is not None else None
+        message = self.template.read(choice.ids) if self.template is not None else None
         if message is None or not message.tool_calls:
             return {"content": text}
         choice.finish_reason = "tool_calls"
-        return {"content": message.text or None, "tool_calls": [_call(call) for call in message.tool_calls]}
+        calls = message.tool_calls[:1] if self.single else message.tool_calls
+        return {"content": message.text or None, "tool_calls": [_call(call) for call in calls]}
 
     def _choice(self, choice: Choice, said: dict[str, Any], told: Choice | Delta) -> dict[str, Any]:
         """told: whose log-probabilities these are."""
@@ -85,8 +104,9 @@ class ChatShape:
         return {"index": choice.index, **said, "logprobs": logprobs, "finish_reason": choice.finish_reason}
 
     def _logprob(self, token: int, logp: float) -> dict[str, Any]:
-        text = self.token(token)
-        return {"token": text, "logprob": max(logp, LEAST), "bytes": list(text.encode())}
+        found = self.bytes(token)
+        told = None if found is None else list(found)
+        return {"token": self.token(token), "logprob": max(logp, LEAST), "bytes": told}
 
 
 def _call(call: ToolCall) -> dict[str, Any]:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Mapping
 from importlib.util import find_spec
-from pathlib import Path
 
 from tk.errors import TkError
 from tk_deepspeed.document import document_of
@@ -14,16 +11,13 @@ from tk_deepspeed.options import DeepspeedOptions
 
 
 def environment(options: DeepspeedOptions) -> Mapping[str, str]:
-    """DeepSpeed reads what it computes on from DS_ACCELERATOR, and builds its kernels by the `ninja` that is found.
+    """DeepSpeed reads what it computes on from DS_ACCELERATOR.
 
     Raises UsageError for a config that it could not be given, and TkError where it is not installed.
     """
     document_of(options)
     check_installed()
-    paths = os.environ.get("PATH", "").split(os.pathsep)
-    own = str(Path(sys.executable).parent)
-    found = {"PATH": os.pathsep.join(paths if own in paths else [*paths, own])}
-    return found | ({"DS_ACCELERATOR": options.accelerator} if options.accelerator else {})
+    return {"DS_ACCELERATOR": options.accelerator} if options.accelerator else {}
 
 
 def check_installed() -> None:

@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -32,6 +33,7 @@ def imported(device: str) -> Any:
             "strategy deepspeed: DeepSpeed reads LOCAL_RANK, which is not set: start the run by `tk train`, a launcher or "
             "torchrun."
         )
+    _reach_programs()
     if kind == "cpu" and sys.platform == "linux":
         _check_compiler()
     with spoken("DeepSpeed cannot be loaded"):
@@ -45,6 +47,14 @@ def imported(device: str) -> Any:
             f"launcher start the processes, or start them with DS_ACCELERATOR={kind}."
         )
     return deepspeed
+
+
+def _reach_programs() -> None:
+    """DeepSpeed builds its kernels by the `ninja` on the PATH, and pip puts one beside the interpreter."""
+    own = str(Path(sys.executable).parent)
+    paths = os.environ.get("PATH", "")
+    if own not in paths.split(os.pathsep):
+        os.environ["PATH"] = os.pathsep.join(filter(None, (paths, own)))
 
 
 def _check_compiler() -> None:

@@ -17,7 +17,7 @@ from tk.errors import DataError
 from tk.sample import Message, Sample
 from tk_declarative.format import CHATML, ChatFormat
 from tk_declarative.options import ChatOptions
-from tk_text.calls import CallFormat, said
+from tk_text.calls import CallFormat, SaidReader, said
 from tk_text.encoder import Rendered, TokenEncoder
 from tk_text.media import appended, expanded, marked, split
 from tk_text.messages import call_of, located, require_messages, text_of, weight_of
@@ -71,11 +71,17 @@ class DeclarativeTemplate:
         found = [self._encoder.id_of(text) for text in (self.format.end, *self.format.stop)]
         return tuple(dict.fromkeys(i for i in (*found, self._tokenizer.eos_token_id) if i is not None))
 
-    def read(self, ids: Sequence[int], *, more: bool = False) -> Message:
+    def read(self, ids: Sequence[int]) -> Message:
         """As in the contract."""
-        tools = self.format.tools
-        form = CallFormat(tools.call[0].strip()) if tools else None
-        return said(self._tokenizer, ids, self.stop_ids(), form, more=more)
+        return said(self._tokenizer, ids, self.stop_ids(), self._calls)
+
+    def reader(self) -> SaidReader:
+        """As in the contract."""
+        return SaidReader(self._tokenizer, self.stop_ids(), self._calls)
+
+    @property
+    def _calls(self) -> CallFormat | None:
+        return CallFormat(self.format.tools.call[0].strip()) if self.format.tools else None
 
     def _conversation(self, sample: Sample, generation: bool) -> Rendered:
         messages = list(require_messages(sample))

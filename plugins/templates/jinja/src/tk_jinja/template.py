@@ -17,7 +17,7 @@ from tk_jinja.format import Format, probe
 from tk_jinja.options import JinjaOptions
 from tk_jinja.render import FAILURES, Chat, Renderer, chat_of, map_strings, refused, strings
 from tk_jinja.spans import Spans
-from tk_text.calls import CallFormat, said
+from tk_text.calls import CallFormat, SaidReader, said
 from tk_text.encoder import Rendered, TokenEncoder
 from tk_text.marks import Marked, unused_marks
 from tk_text.media import appended, expanded, split
@@ -74,9 +74,13 @@ class JinjaTemplate:
         found += _generation_config_ends(self._tokenizer)
         return tuple(dict.fromkeys(i for i in found if i is not None))
 
-    def read(self, ids: Sequence[int], *, more: bool = False) -> Message:
+    def read(self, ids: Sequence[int]) -> Message:
         """As in the contract: calls are read where the template writes them as JSON."""
-        return said(self._tokenizer, ids, self._ends, self._calls, more=more)
+        return said(self._tokenizer, ids, self._ends, self._calls)
+
+    def reader(self) -> SaidReader:
+        """As in the contract."""
+        return SaidReader(self._tokenizer, self._ends, self._calls)
 
     @cached_property
     def _ends(self) -> tuple[int, ...]:

@@ -33,6 +33,7 @@ class Parts:
 
     collate: the method's, with what precomputed roles say of the examples.
     models, tuners: by the role that owns the module; tuners of trained roles only. notes: what a user should know.
+    start: what the first trained role began with, where it was not its checkpoint.
     """
 
     method: Method
@@ -47,6 +48,7 @@ class Parts:
     scored: ScoredModel
     scoring: Scoring
     notes: Sequence[str] = ()
+    start: Start | None = None
 
     @property
     def first(self) -> str:
@@ -138,7 +140,7 @@ def assemble(plan: Plan, world: World, *, device: str, start: Start | None = Non
         scored = build_scored(models, roles, tuners[next(iter(tuners))], surroundings=around)
     further = judges(plan, Path(config.output.dir) / "engine") if rewards and device != "meta" else None
     scoring = Scoring(rewards, data.columns, further)
-    return Parts(method, collate, roles, models, tuners, template, data, layout, loader, scored, scoring, notes)
+    return Parts(method, collate, roles, models, tuners, template, data, layout, loader, scored, scoring, notes, start)
 
 
 def surroundings(plan: Plan, device: str) -> list[Surrounding]:

@@ -158,12 +158,14 @@ def restore(
 
 
 def check_config(saved: Saved, plan: Plan) -> None:
-    """Raises UsageError naming the keys that differ from the interrupted run's and would change its course."""
+    """Raises UsageError naming the keys that differ from the interrupted run's and would change its course: not where
+    something runs that runs elsewhere."""
+    where = {f"{path}.{name}" for path, chosen in plan.parts() for name in chosen.component.spec.elsewhere}
     was, now = (_flat(json.loads(files.json_text(tree))) for tree in (saved.state()["config"], plan.published))
     differing = [
         f"{key} (was {was.get(key)!r}, is {now.get(key)!r})"
         for key in sorted({*was, *now})
-        if was.get(key) != now.get(key) and not _free(key)
+        if was.get(key) != now.get(key) and key not in where and not _free(key)
     ]
     if differing:
         raise UsageError(

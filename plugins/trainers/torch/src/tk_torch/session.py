@@ -149,6 +149,8 @@ class Running(Configured):
             model = load(self._plan, role, "cpu", "fp32")
             tuner = self._plan.one("tuner").build()
             tuner.attach(model)
+            if self._parts.start:
+                self._parts.start.load_into(first, model, tuner)
         known = dict(model.module.named_parameters())
         with torch.no_grad():
             for name, value in trained[first].items():

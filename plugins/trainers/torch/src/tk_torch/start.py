@@ -23,12 +23,19 @@ class Start:
     checkpoint: bool
 
     def load_into(self, role: str, model: LoadedModel, tuner: Tuner) -> None:
-        """Give the model of a role these weights. Raises TkError where they do not fit."""
+        """Give the model of a role these weights. Raises TkError where they do not fit.
+
+        A checkpoint holds what was trained: the rest is what its own run began with.
+        """
         if not self.checkpoint:
             tuner.load(model, self.folder)
             return
+        saved = Saved(self.folder)
+        before = saved.state()["config"]["train"].get("start_from")
+        if before:
+            starting_point(before).load_into(role, model, tuner)
         prefix = f"{MODULES}.{role}."
-        stored = {n.removeprefix(prefix): v for n, v in Saved(self.folder).weights().items() if n.startswith(prefix)}
+        stored = {n.removeprefix(prefix): v for n, v in saved.weights().items() if n.startswith(prefix)}
         own = {name: p for name, p in model.module.named_parameters() if p.requires_grad}
         if {n: v.shape for n, v in stored.items()} != {n: p.shape for n, p in own.items()}:
             raise TkError(f"train.start_from: {self.folder} is of another model or tuner: its tensors do not fit.")

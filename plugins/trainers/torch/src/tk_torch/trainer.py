@@ -117,8 +117,9 @@ class _Run:
     def _assemble(self, saved: Saved | None) -> None:
         """Models, data, the wrapped module and what updates it, as the config or a checkpoint has them."""
         plan, strategy, world = self.plan, self.strategy, self.world
-        wanted = not saved or any(role.adapter_off for role in plan.method().roles())  # a reference is made of it
-        start = starting_point(self.train.start_from) if self.train.start_from and wanted else None
+        start = (
+            starting_point(self.train.start_from) if self.train.start_from else None
+        )  # a checkpoint lacks what is frozen
         seed_everything(self.train.seed)
         sharded = "sharding" in plan.one("strategy").component.spec.supports
         self.parts = parts = assemble(
