@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
 
 import pytest
 
+from tk import launching
 from tk.compose import compose
 from tk.config.files import listed, schema, to_yaml
 from tk.config.resolve import changed, chosen_kinds, resolve, sections_of
@@ -14,6 +17,7 @@ from tk.config.sections import FIXED
 from tk.config.tree import from_environment, from_flags, from_mapping, from_yaml
 from tk.errors import ConfigError, UsageError
 from tk.files import cache_root
+from tk.inference import made_with
 from tk.plugins import Selection, load
 from tk.registry import Registry
 from tk.specs import KERNEL_SECTIONS
@@ -369,6 +373,18 @@ def test_fields_that_are_changed_from_python_are_read_as_a_config_is(read):
 def test_a_line_break_is_a_word_of_a_list(read):
     assert read(r'sampling: {stop: "\n"}').sampling.stop == ("\n",)
     assert read(flags=[("sampling.stop", "END, \n ,x")]).sampling.stop == ("END", "x")
+
+
+@pytest.mark.parametrize(("env", "mode"), [("{HF_TOKEN: hf_1}", 0o600), ("{}", 0o644)])
+def test_a_config_with_secrets_is_handed_over_to_its_owner_alone(env, mode, read, registry, tmp_path):
+    mask = os.umask(0o022)
+    try:
+        plan = compose(read(f"model: smollm\nengine: {{name: far, env: {env}}}"), registry)
+        launching.command(plan, tmp_path / "config.yaml")
+    finally:
+        os.umask(mask)
+    assert (tmp_path / "config.yaml").stat().st_mode & 0o777 == mode
+    assert "hf_1" not in json.dumps(made_with(plan, None, []))
 
 
 def _at(tree, path):

@@ -132,7 +132,7 @@ def numbers(origin: str, values: Sequence[float], head: Head) -> Numbers:
 
 def made_with(plan: Plan, run: Path | None, readings: Sequence[Reading]) -> dict[str, Any]:
     """What a file of answers depends on: the config, the rows, and which run has trained the model."""
-    values = {row["path"]: row["value"] for row in listed(plan.config)}
+    values = {row["path"]: row["value"] for row in listed(replace(plan.config, tree=plan.published))}
     kept = {path: value for path, value in values.items() if path.partition(".")[0] in DECISIVE}
     return {**kept, "run": str(run) if run else "", "rows": [reading.rows.fingerprint for reading in readings]}
 

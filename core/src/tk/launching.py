@@ -91,7 +91,7 @@ def processes(plan: Plan) -> int:
 
 def command(plan: Plan, config: Path, flags: Sequence[str] = ()) -> list[str]:
     """The command of each process; the config is written to `config`."""
-    write_file(config, to_yaml(plan.tree))
+    write_file(config, to_yaml(plan.tree), private=plan.published != plan.tree)
     return argv(plan, config, flags)
 
 
