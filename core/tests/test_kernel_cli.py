@@ -95,16 +95,19 @@ def test_a_broken_plugin_is_listed_and_check_fails(tk, install):
     assert tk("tuners", "list", env=env).returncode == 0
 
 
-def test_check_says_what_is_wrong_with_a_part_whatever_it_raises(tk, install):
+@pytest.mark.parametrize(
+    ("raised", "told"), [("raise NameError('nothing here')", "nothing here"), ("exit(0)", "SystemExit: 0")]
+)
+def test_check_says_what_is_wrong_with_a_part_whatever_it_raises(raised, told, tk, install):
     source = (
         "from tk import RewardSpec, hookimpl\n@hookimpl\ndef tk_rewards():\n"
         "    return [RewardSpec(name='odd', target='json:loads', config='tk_odd_options:Options')]\n"
     )
     folder = install("tk-plugin-odd", source).parent
-    (folder / "tk_odd_options.py").write_text("raise NameError('nothing here')\n")
+    (folder / "tk_odd_options.py").write_text(f"{raised}\n")
     checked = tk("plugins", "check", "tk-plugin-odd", env={"TK_PLUGINS": "tk-plugin-odd"})
     assert checked.returncode == 1
-    assert "nothing here" in checked.stdout
+    assert told in checked.stdout
     assert "Traceback" not in checked.stderr
 
 

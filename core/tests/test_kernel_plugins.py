@@ -227,7 +227,7 @@ def test_listing_imports_no_target(install, found, site):
     install("tk-plugin-good", good(module="heavy_target"))
     registry = plugins.load(Selection(), found=found())
     assert registry.names("rewards") == ["good"]
-    with pytest.raises(TkError, match="cannot be loaded from 'heavy_target:Made': imported"):
+    with pytest.raises(TkError, match="cannot be loaded from 'heavy_target:Made': RuntimeError: imported"):
         registry.get("rewards", "good").target()
 
 

@@ -101,8 +101,9 @@ class Component:
         except ModuleNotFoundError as error:
             mend = f"pip install '{self.spec.extra}'" if self.spec.extra else f"pip install {error.name}"
             raise TkError(f"{self.label} needs the package {error.name!r}, which is not installed: {mend}") from error
-        except Exception as error:  # importing a plugin's module runs its code
-            raise TkError(f"{self.label} cannot be loaded from {reference!r}: {error}") from error
+        except (Exception, SystemExit) as error:  # importing a plugin's module runs its code
+            told = f"{type(error).__name__}: {error}"
+            raise TkError(f"{self.label} cannot be loaded from {reference!r}: {told}") from error
 
 
 @dataclass(frozen=True)
