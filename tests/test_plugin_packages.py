@@ -223,6 +223,7 @@ def test_a_folder_whose_project_is_being_written_is_one_message(make, tmp_path):
 def test_a_broken_plugin_is_told_when_it_is_installed_and_removed_like_any_other(make):
     place = make()
     said = place.tk("plugins", "install", "broken", "--yes", code=1)
+    assert "tk-plugin-broken: broken\n" in said
     assert "it needs the package 'nothing_of_the_kind'" in said
     place.tk("plugins", "uninstall", "broken", "--yes")
     assert place.version("tk-plugin-broken") == ""

@@ -109,7 +109,8 @@ def _install(asked: Sequence[Asked], yes: bool, dry_run: bool, json: bool, **mor
         as_json({"changes": rows, "refused": "", "done": not dry_run, "brought": brought, **more})
     else:
         for one in brought:
-            print(f"{one.distribution}: {', '.join(one.components) or 'a library: it has no components'}")
+            without = "broken" if one.problems else "a library: it has no components"
+            print(f"{one.distribution}: {', '.join(one.components) or without}")
             for line in (*one.problems, *one.lacking):
                 print(f"  {line}")
     if any(one.problems for one in brought):
