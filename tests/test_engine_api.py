@@ -1,5 +1,7 @@
 """`tk.engine`: prompts of every form, pieces, adapters' names and errors, from Python."""
 
+from pathlib import Path
+
 import pytest
 
 import tk
@@ -54,3 +56,12 @@ def test_what_cannot_be_asked_is_told(base: str) -> None:
                 engine.generate(one)
         with pytest.raises(UsageError, match="There is no adapter 'loud'"):
             engine.generate(["Hello"], adapter="loud")
+
+
+def test_an_engine_without_vectors_is_refused_before_it_begins(base: str, tmp_path: Path) -> None:
+    (tmp_path / "texts.jsonl").write_text('{"text": "a"}\n')
+    engine = {"name": "vllm", "python": "/no/such/python"}
+    with pytest.raises(UsageError, match="engine vllm: it generates only"):
+        tk.embed(model=base, data=str(tmp_path / "texts.jsonl"), engine=engine)
+    with pytest.raises(UsageError, match="engine vllm: it generates only"):
+        tk.serve(model=base, engine=engine, server={"port": 0, "vectors": True})

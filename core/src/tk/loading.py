@@ -78,12 +78,12 @@ def runtime(
     if plan.config.model.adapters and not adapters:
         raise UsageError("model.adapters: nothing here chooses among them; what one run has trained is used by --run.")
     engine = plan.one("engine")
-    engine.component.require("engine", engine.options)
     supports = engine.component.spec.supports
     if head.kind != LM_HEAD.kind and "scores" not in supports:
         raise UsageError(
             f"engine {engine.name}: it generates only, and gives no scores and no vectors: use the engine transformers."
         )
+    engine.component.require("engine", engine.options)
     own = "shared-module" not in supports
     if more and own:
         raise UsageError(

@@ -120,6 +120,41 @@ def test_new_weights_are_served_and_proved(engine: OpenAIEngine, base: Path, tmp
         engine.update([("nonsense", torch.zeros(1))], 3)
 
 
+def test_an_endpoint_that_another_run_uses_as_well_is_told(url: str, base: Path, tmp_path: Path) -> None:
+    model, request = AutoFamily().load(str(base)), Request(PROMPTS[0], Sampling(max_tokens=3))
+    ours, theirs = opened(url, base, tmp_path / "ours"), opened(url, base, tmp_path / "theirs")
+    try:
+        ours.update(model.module.state_dict().items(), 1)
+        theirs.update(((name, value * 1.5) for name, value in model.module.state_dict().items()), 1)
+        assert generate(theirs, [request])
+        with pytest.raises(TkError, match="other weights than it was given"):
+            generate(ours, [request])
+        ours.update(model.module.state_dict().items(), 2)
+        assert generate(ours, [request])
+    finally:
+        ours.close()
+        theirs.close()
+
+
+def test_log_probs_of_another_distribution_are_refused(plain_url: str, url: str, base: Path, tmp_path: Path) -> None:
+    warm = Sampling(max_tokens=2, temperature=0.5, logprobs=True)
+    asked = Request(messages=[Message("user", "a")], sampling=warm)
+    for address, options, told in (
+        (url, {}, True),
+        (plain_url, {}, False),
+        (plain_url, {"logprobs_of": "sampled"}, True),
+    ):
+        engine = opened(address, None, tmp_path, **options)
+        try:
+            if told:
+                assert len(generate(engine, [asked])[0][0].logps or ()) == 2
+            else:
+                with pytest.raises(TkError, match="sampled distribution"):
+                    generate(engine, [asked])
+        finally:
+            engine.close()
+
+
 def test_an_endpoint_that_takes_no_weights_says_so(base: Path, tmp_path: Path) -> None:
     with tk.serve(model=str(base), template="chatml", server={"port": 0}) as serving:
         engine = opened(f"{serving.url}/v1", base, tmp_path)
@@ -279,7 +314,20 @@ def plain_url() -> Iterator[str]:
 
         return StreamingResponse(pieces(), media_type="text/event-stream")
 
-    app = Starlette(routes=[Route("/v1/models", models), Route("/v1/completions", completions, methods=["POST"])])
+    async def chat(_: HttpRequest) -> Response:
+        def piece(text: str, finish: str | None) -> str:
+            logprobs = {"content": [{"token": text, "logprob": -1.0, "top_logprobs": []}]}
+            choice = {"index": 0, "delta": {"content": text}, "logprobs": logprobs, "finish_reason": finish}
+            head = {"id": "1", "object": "chat.completion.chunk", "created": 0, "model": "plain"}
+            return f"data: {json.dumps({**head, 'choices': [choice]})}\n\n"
+
+        said = [piece("he", None), piece("llo", "length"), "data: [DONE]\n\n"]
+        return StreamingResponse(iter(said), media_type="text/event-stream")
+
+    post = {"/v1/completions": completions, "/v1/chat/completions": chat}
+    app = Starlette(
+        routes=[Route("/v1/models", models), *(Route(path, each, methods=["POST"]) for path, each in post.items())]
+    )
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
@@ -329,7 +377,8 @@ def test_messages_are_written_with_their_pictures(tmp_path: Path) -> None:
         "user",
         (Part("text", "what?"), Part("image", source=str(tmp_path / "a.jpg")), Part("image", source="https://x/y.png")),
     )
-    body = chat_body(Request(messages=[message], sampling=Sampling(seed=0, stop=("x",))), "m", {"reasoning": "low"})
+    options = OpenAIOptions(url="http://x/v1", extra={"reasoning": "low"})
+    body = chat_body(Request(messages=[message], sampling=Sampling(seed=0, stop=("x",))), "m", options)
     assert body["messages"][0]["content"] == [
         {"type": "text", "text": "what?"},
         {"type": "image_url", "image_url": {"url": "data:image/jpeg;base64,anBlZw=="}},
@@ -337,4 +386,4 @@ def test_messages_are_written_with_their_pictures(tmp_path: Path) -> None:
     ]
     assert (body["seed"], body["stop"], body["extra_body"]) == (0, ["x"], {"reasoning": "low"})
     with pytest.raises(UsageError, match="Calls of tools"):
-        chat_body(Request(messages=[Message("tool", "x")]), "m", {})
+        chat_body(Request(messages=[Message("tool", "x")]), "m", options)

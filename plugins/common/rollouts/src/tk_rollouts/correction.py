@@ -42,9 +42,9 @@ def correction(
     log_ratio: of tokens [N]. how: CorrectionOptions.correction (truncated importance sampling,
     https://fengyao.notion.site/off-policy-rl, and masking of what lies outside, arXiv 2510.18855).
     """
-    level, _, bound = how.partition("_")
-    ratio = (reduce(log_ratio).index_select(0, rows) if level == "sequence" else log_ratio).exp()
-    if bound == "truncate":
+    of_answers = how.startswith("sequence_")
+    ratio = (reduce(log_ratio).index_select(0, rows) if of_answers else log_ratio).exp()
+    if how.endswith("_truncate"):
         return ratio.clamp(least, most)
     outside = torch.zeros_like(ratio, dtype=torch.bool)
     if least is not None:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import base64
 import mimetypes
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from tk.contracts import Request, Sampling
 from tk.errors import TkError, UsageError
 from tk.sample import Message, Part
+from tk_openai.options import OpenAIOptions
 
 
-def chat_body(request: Request, model: str, extra: Mapping[str, Any]) -> dict[str, Any]:
+def chat_body(request: Request, model: str, options: OpenAIOptions) -> dict[str, Any]:
     """The fields of /chat/completions. What the protocol does not have (top_k …) is sent only where it is asked for."""
     sampling = request.sampling
     own: dict[str, Any] = {
@@ -22,21 +23,25 @@ def chat_body(request: Request, model: str, extra: Mapping[str, Any]) -> dict[st
     }
     if sampling.logprobs:
         own["logprobs"] = True
-    return {"model": model, **_shared(sampling), **own, "extra_body": {**_further(sampling), **extra}}
+    further = _further(sampling, options)
+    return {"model": model, **_shared(sampling), **own, "extra_body": {**further, **options.extra}}
 
 
 def completion_body(
-    request: Request, stop_ids: Sequence[int], limit: int, model: str, extra: Mapping[str, Any]
+    request: Request, stop_ids: Sequence[int], limit: int, model: str, options: OpenAIOptions
 ) -> dict[str, Any]:
     """The fields of /completions for a prompt's tokens, which are told by their ids as well (`return_token_ids`)."""
     sampling = request.sampling
     own: dict[str, Any] = {"prompt": list(request.ids), "max_tokens": limit}
-    further = {**_further(sampling), "return_token_ids": True, "stop_token_ids": list(stop_ids)}
+    further = {**_further(sampling, options), "return_token_ids": True, "stop_token_ids": list(stop_ids)}
     if sampling.logprobs:
         own["logprobs"] = 0
-        if sampling.reshapes:  # an endpoint tells the model's own unless asked
-            further["logprobs_of"] = "sampled"
-    return {"model": model, **_shared(sampling), **own, "extra_body": {**further, **extra}}
+    return {"model": model, **_shared(sampling), **own, "extra_body": {**further, **options.extra}}
+
+
+def asks_for_sampled(sampling: Sampling, options: OpenAIOptions) -> bool:
+    """Whether log-probs are wanted of another distribution than the model's own, and the endpoint has to be told so."""
+    return sampling.logprobs and sampling.reshapes and options.logprobs_of is None
 
 
 def _shared(sampling: Sampling) -> dict[str, Any]:
@@ -49,8 +54,10 @@ def _shared(sampling: Sampling) -> dict[str, Any]:
     return {**values, **{name: value for name, value in given.items() if value}}
 
 
-def _further(sampling: Sampling) -> dict[str, Any]:
+def _further(sampling: Sampling, options: OpenAIOptions) -> dict[str, Any]:
     found: dict[str, Any] = {}
+    if asks_for_sampled(sampling, options):
+        found["logprobs_of"] = "sampled"
     if sampling.top_k:
         found["top_k"] = sampling.top_k
     if sampling.repetition_penalty != 1.0:

@@ -21,7 +21,7 @@ from torch import Tensor
 from tk.contracts import Delta, FinishReason, LoadedModel, Request
 from tk.engines import Base
 from tk.errors import TkError, UsageError
-from tk_openai.body import chat_body, completion_body
+from tk_openai.body import asks_for_sampled, chat_body, completion_body
 from tk_openai.options import OpenAIOptions
 from tk_remote.weights import written
 from tk_text.asked import checked, stops
@@ -57,7 +57,7 @@ class OpenAIEngine(Base):
         self.options, self.model, self.version = options, model, 0
         self._folder = folder
         self._keys, self._heard, self._asked = count(), SimpleQueue[Delta](), dict[int, _Asked]()
-        self._name = options.model
+        self._name, self._digest = options.model, ""
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="openai", daemon=True)
         self._thread.start()
@@ -106,8 +106,8 @@ class OpenAIEngine(Base):
             told = self._run(self._updated(folder, version))
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-        self.version = version
-        return str(told.get("digest", ""))
+        self.version, self._digest = version, str(told.get("digest", ""))
+        return self._digest
 
     def close(self) -> None:
         for key in list(self._asked):
@@ -174,8 +174,9 @@ class OpenAIEngine(Base):
                 return
 
     async def _chat(self, key: int, request: Request) -> AsyncIterator[Delta]:
-        body = chat_body(request, await self._model(), self.options.extra)
+        body = chat_body(request, await self._model(), self.options)
         async for chunk in await self._client.chat.completions.create(**body, stream=True):
+            self._check(chunk, request)
             for choice in chunk.choices:
                 listed = choice.logprobs.content if choice.logprobs else None
                 logps = tuple(one.logprob for one in listed or ())
@@ -186,11 +187,10 @@ class OpenAIEngine(Base):
         """Raises TkError for an endpoint that tells no token ids where they are needed."""
         model = cast(LoadedModel, self.model)
         stop_ids, _ = stops(request, model)
-        body = completion_body(
-            request, sorted(stop_ids), checked(request, model), await self._model(), self.options.extra
-        )
+        body = completion_body(request, sorted(stop_ids), checked(request, model), await self._model(), self.options)
         texts: dict[int, str] = {}
         async for chunk in await self._client.completions.create(**body, stream=True):
+            self._check(chunk, request)
             for choice in chunk.choices:
                 finish = self._finish(choice.finish_reason)
                 ids = tuple((choice.model_extra or {}).get("token_ids") or ())
@@ -206,6 +206,20 @@ class OpenAIEngine(Base):
                     texts[choice.index] += choice.text
                     ids = tuple(model.tokenizer.encode(texts[choice.index], add_special_tokens=False)) if finish else ()
                 yield Delta(choice.text, ids, finish, key, choice.index, logps, self.version)
+
+    def _check(self, chunk: Any, request: Request) -> None:
+        """Raises TkError for an answer with other weights than those that were given, or with log-probs of something else."""
+        if self._digest and chunk.system_fingerprint not in (None, self._digest):
+            raise TkError(
+                f"{self.options.url}: it answers with other weights than it was given: is another run using it? Give each run "
+                "an endpoint of its own."
+            )
+        told = (chunk.model_extra or {}).get("logprobs_of")
+        if asks_for_sampled(request.sampling, self.options) and told != "sampled":
+            raise TkError(
+                f"{self.options.url}: it does not say that its log-probs are those of the sampled distribution: where they "
+                "are, say so by `logprobs_of: sampled`; else ask for none, or sample at temperature 1 without top_p and the like."
+            )
 
     async def _model(self) -> str:
         """What the model is called there."""

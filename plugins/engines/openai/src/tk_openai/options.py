@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from tk.config.options import doc
 
@@ -18,6 +18,13 @@ class OpenAIOptions:
     max_requests: Annotated[int, doc("Requests that are on their way at once.", ge=1)] = 32
     timeout: Annotated[float, doc("Seconds that an answer may take.", gt=0)] = 600.0
     retries: Annotated[int, doc("Times that a request is sent anew that was turned away or not heard.", ge=0)] = 5
+    logprobs_of: Annotated[
+        Literal["sampled"] | None,
+        doc(
+            "`sampled`: the endpoint tells log-probs of the distribution that it samples from, as `vllm serve --logprobs-mode "
+            "processed_logprobs` does. `tk serve` is asked for them; answers of others are refused where it makes a difference."
+        ),
+    ] = None
     extra: Annotated[dict[str, Any], doc("Further fields of each request.")] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -99,7 +99,8 @@ class _Routes:
         tools = _tools(asked.tools) if asked.tool_choice != "none" else []
         async with request.state.deadline.kept():
             prompt = await self._served.chat([m.model_dump(exclude_unset=True) for m in asked.messages], tools)
-        made = [self._served.request(model, prompt, sampling, chat=True, stop_ids=asked.stop_token_ids)]
+        also: dict[str, Any] = {"stop_ids": asked.stop_token_ids, "logprobs_of": asked.logprobs_of}
+        made = [self._served.request(model, prompt, sampling, chat=True, **also)]
         template, single = self._served.template if tools else None, asked.parallel_tool_calls is False
         shape = ChatShape(self._token, self._bytes, sampling.logprobs, template, single)
         return await self._answer(model, asked, request, shape, made, [prompt])
@@ -228,7 +229,7 @@ class _Routes:
         used, deadline = Counted(sum(map(len, prompts))), request.state.deadline
         self._metrics.prompts.inc(used.prompt)
         ids = getattr(asked, "return_token_ids", False)
-        generation = Generation(self._served, model, self._metrics, shape, made, used, deadline, ids)
+        generation = Generation(self._served, model, self._metrics, shape, made, used, deadline, ids, asked.logprobs_of)
         if not asked.stream:
             return JSONResponse(await generation.whole())
         events = generation.events(bool(asked.stream_options and asked.stream_options.include_usage))

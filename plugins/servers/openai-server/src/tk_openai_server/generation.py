@@ -118,6 +118,8 @@ class Generation:
     deadline: Deadline
     ids: bool = False
     """Whether tokens are told by their ids as well."""
+    logprobs_of: str | None = None
+    """Whose log-probabilities were asked for, which is told back."""
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     created: int = field(default_factory=lambda: int(time.time()))
 
@@ -180,6 +182,8 @@ class Generation:
             "created": self.created,
             "model": self.model,
             "choices": choices,
+            "system_fingerprint": self.served.fingerprint,
+            **({"logprobs_of": self.logprobs_of} if self.logprobs_of else {}),
         }
 
 

@@ -45,6 +45,7 @@ class _Generated(_Model):
     stop_token_ids: Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(max_length=64)] | None = None
     max_tokens: Annotated[int, Field(ge=0, lt=2**31)] | None = None
     user: str | None = None
+    logprobs_of: Literal["model", "sampled"] | None = None
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
@@ -86,7 +87,6 @@ class ChatRequest(_Generated):
 class CompletionRequest(_Generated):
     prompt: Annotated[Prompts, Field(examples=["Once upon a time"])]
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    logprobs_of: Literal["model", "sampled"] | None = None
     return_token_ids: bool = False
     echo: bool = False
     suffix: str | None = None

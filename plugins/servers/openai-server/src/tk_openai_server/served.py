@@ -57,6 +57,8 @@ class Served:
         self.name, self.options, self.sampling = name, options, plan.config.sampling
         self.created = int(time.time())
         self._version = 0
+        self.fingerprint: str | None = None
+        """The digest of the weights that the model was given last."""
         self.head = loaded.model.head
         self.max_length: int | None = loaded.model.max_length
         self.tokenizer: Any = loaded.model.tokenizer
@@ -103,7 +105,7 @@ class Served:
 
         def act(engine: Engine) -> str:
             digest = engine.update(read(Path(folder)), version)
-            self._version = version
+            self._version, self.fingerprint = version, digest or None
             return digest
 
         return await self._by_engine(act)
