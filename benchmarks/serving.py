@@ -35,9 +35,9 @@ REQUESTS, WARMUP, FEW, TOGETHER = 3000, 500, 4, 32
 PARTS = 12
 """In which these are asked, with a look at the memory after each."""
 HELD = {"MALLOC_MMAP_THRESHOLD_": "65536"}
-"""For the process whose memory is watched: the C library gives back at once what is freed, so that what is seen is held."""
+"""For glibc's allocator: what is larger is mapped by itself and given back at once when it is freed, so that what is seen is held."""
 GROWTH = 5.0
-"""Limit: MB a thousand requests."""
+"""Limit: MB a thousand requests, of what is held. A heap with gaps moves by more, in both directions."""
 
 
 @dataclass
@@ -180,26 +180,35 @@ def run(quick: bool = False) -> Section:
             begun = time.monotonic()
             heard = asyncio.run(soak(url, model, seconds))
             took = time.monotonic() - begun
-        with served(checkpoint, Path(name) / "watched.txt", **HELD) as (own, url):
-            marks, unanswered = watched(own, url, model, requests, warmup)
-    grown = growth(marks, requests)
-    met = {"errors": not heard.errors and not unanswered and heard.answers > 0, "growth": grown < GROWTH}
+        marks, unanswered = {}, 0
+        for way, env in (("held", HELD), ("as it is", {})):
+            with served(checkpoint, Path(name) / "watched.txt", **env) as (own, url):
+                marks[way], errors = watched(own, url, model, requests, warmup)
+            unanswered += errors
+    grown = {way: growth(own, requests) for way, own in marks.items()}
+    seen = {way: ", ".join(f"{mark:.1f}" for mark in own) for way, own in marks.items()}
+    met = {"errors": not heard.errors and not unanswered and heard.answers > 0, "growth": grown["held"] < GROWTH}
     rows = [
         ("answers in pieces", f"{heard.answers:,}, {heard.tokens / took:.0f} tokens/s"),
         ("seconds to the first piece: median, 95th of 100", _spread(heard.first)),
         ("seconds to the last", _spread(heard.whole)),
         ("told to come again (429 with Retry-After)", f"{heard.later:,}"),
         ("errors", f"{heard.errors.total() + unanswered}: {verdict(met['errors'])} (limit: none)"),
-        ("MB a thousand requests", f"{grown:+.2f}: {verdict(met['growth'])} (limit: {GROWTH:g})"),
+        ("MB a thousand requests, without gaps", f"{grown['held']:+.2f}: {verdict(met['growth'])} (limit: {GROWTH:g})"),
+        ("MB a thousand requests, as it is", f"{grown['as it is']:+.2f}"),
     ]
     lines = [
         f"`tk serve` of SmolLM2-135M-Instruct{' cut to 10 layers' if quick else ''}, fp32: {CLIENTS} clients ask for streams without "
         f"a pause for {seconds} seconds, prompts of {TOKENS} tokens and answers of up to {TOKENS}; {PLACES} requests are let in. Then "
         f"{requests:,} requests of {FEW} tokens to another process, {TOGETHER} at once, after {warmup} that are not watched; what it holds at "
-        f"their start and after each part: {', '.join(f'{mark:.1f}' for mark in marks)} MB. Load before: {before}.",
+        f"their start and after each part with {'='.join(*HELD.items())}: {seen['held']} MB; and the same to one that is started as users do, "
+        f"without that variable: {seen['as it is']} MB. Load before: {before}.",
         "",
         *table(("what", "found"), rows),
         *(f"\n{count} times: {error}" for error, count in heard.errors.most_common(5)),
+        "",
+        "glibc keeps what is freed in a heap that has gaps, and gives some of it back now and then: the process has more in memory, and that "
+        "moves. With the variable it has what is held, which shows whether anything is never let go.",
     ]
     return Section("A server under many clients", lines, all(met.values()))
 

@@ -222,8 +222,18 @@ class Marks:
     def stop_ids(self):
         return (3,)
 
-    def read(self, ids, more=False):
+    def read(self, ids):
         return Message("assistant", "".join(chr(i) for i in ids if i != 3))
+
+    def reader(self):
+        return Letter()
+
+
+class Letter:
+    """Each token is a letter."""
+
+    def push(self, ids):
+        return "".join(map(chr, ids))
 
 
 def test_a_template_that_renders_as_the_tokenizer_does_passes():
@@ -251,10 +261,23 @@ def test_a_template_that_renders_otherwise_or_trains_the_user_is_rejected():
 
 def test_a_template_that_does_not_read_its_own_answers_is_rejected():
     class Reads(Marks):
-        def read(self, ids, more=False):
+        def read(self, ids):
             return Message("assistant", "".join(map(chr, ids)))
 
     with pytest.raises(AssertionError, match=r"is read as '.*\\x03'"):
+        check_template(Reads(), Letters())
+
+
+def test_a_template_whose_reader_tells_what_was_not_said_is_rejected():
+    class Shouts(Letter):
+        def push(self, ids):
+            return super().push(ids).upper()
+
+    class Reads(Marks):
+        def reader(self):
+            return Shouts()
+
+    with pytest.raises(AssertionError, match="on its way"):
         check_template(Reads(), Letters())
 
 
