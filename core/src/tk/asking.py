@@ -27,7 +27,7 @@ class Asking:
     def __init__(self, plan: Plan, run: Path | None) -> None:
         self._sampling = plan.config.sampling
         self._supports = plan.one("engine").component.spec.supports
-        self._messages = plan.registry.get("formats", "messages").build()
+        self._messages = plan.registry.get("formats", "messages").build(generation=True)
         self._loaded = runtime(plan, run, adapters=True)
         self.model = self._loaded.model
 

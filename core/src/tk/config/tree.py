@@ -145,7 +145,7 @@ def from_yaml(path: Path) -> Tree:
 
 
 def from_environment(sections: Iterable[str], environ: Mapping[str, str] = os.environ) -> Tree:
-    """A tree from TK_SECTION__FIELD variables, e.g. TK_TRAIN__BATCH_SIZE=8."""
+    """A tree from TK_SECTION__FIELD variables, e.g. TK_TRAIN__BATCH_SIZE=8. Raises ConfigError for one that is empty."""
     tree, known = Tree(), set(sections)
     for variable, text in sorted(environ.items()):
         if not variable.startswith("TK_") or "__" not in variable:
@@ -153,6 +153,8 @@ def from_environment(sections: Iterable[str], environ: Mapping[str, str] = os.en
         path = tuple(part.lower() for part in variable[3:].split("__"))
         if path[0] not in known:
             raise ConfigError(f"{variable}: the config has no section {path[0]!r} (TK_SECTION__FIELD).")
+        if not text.strip():  # a key or a path that did not arrive would else be none
+            raise ConfigError(f"{variable} is empty: give it a value (null for none), or unset it.")
         tree.set(path, text, variable)
     return tree
 
