@@ -421,7 +421,7 @@ def test_a_command_is_shown_without_secrets(words, shown):
     assert published_command(words, {("engine", "env"), ("engines", "judge", "api_keys")}) == shown
 
 
-def test_a_variable_that_is_empty_is_told():
+def test_a_variable_that_is_empty_is_told(read):
     """What it was to hold, a key of a server among others, did not arrive."""
     with pytest.raises(ConfigError, match="TK_TRAIN__EPOCHS is empty"):
         read("", environ={"TK_TRAIN__EPOCHS": " "})
