@@ -112,7 +112,8 @@ class Checkpoint:
 class Share:
     """What a process of a run holds of all models, as parts of what they are on one process.
 
-    gathered: bytes that it holds besides at the peak, of what the others have. kept: gradients have their memory all the time.
+    gathered: bytes that it holds besides at the peak, of what the others have, or copies. kept: gradients have their memory all
+    the time.
     """
 
     weights: float = 1.0

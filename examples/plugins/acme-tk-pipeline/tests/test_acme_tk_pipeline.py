@@ -179,6 +179,39 @@ def test_a_run_that_was_stopped_goes_on_bit_by_bit(runs):
     assert same(final(runs / "stopped"), final(runs / "halves/sft-tied"))
 
 
+LOSING = """
+import os
+import signal
+from tk import component
+from tk.callbacks import Base
+
+@component("callbacks", "losing")
+class Losing(Base):
+    def on_step(self, control, metrics):
+        if os.environ["RANK"] == "1":
+            os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_process_that_is_lost_is_named(inputs, tmp_path):
+    (tmp_path / "losing.py").write_text(LOSING)
+    lost = {"plugins": {"files": [str(tmp_path / "losing.py")]}, "callbacks": {"losing": {}}}
+    config = configured(inputs, tmp_path / "run", trainer="pipeline", launcher={"processes": 2}, **lost)
+    with pytest.raises(TkError, match="Process 1 of 2 was ended by the signal SIGKILL"):
+        tk.train(config)
+    run = record(tmp_path / "run")
+    assert run["status"] == "failed"
+    assert "TkError: Process 0 of 2 cannot go on without process 1" in run["error"]
+
+
+def test_what_a_callback_refuses_is_saved(inputs, tmp_path):
+    refused = {"callbacks": {"best-checkpoints": {"metric": "acc"}}, "eval": {"hold_out": 4, "at_start": False}}
+    config = configured(inputs, tmp_path / "run", trainer="pipeline", launcher={"processes": 2}, **refused)
+    with pytest.raises(UsageError):
+        tk.train(config)
+    assert [path.name for path in (tmp_path / "run/checkpoints").iterdir()] == ["step-00000003"]
+
+
 @pytest.mark.parametrize(
     ("sections", "message"),
     [

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 import tk
@@ -194,9 +195,8 @@ def test_of_processes_that_were_started_together_one_prints_the_result(inputs: P
 
 
 def test_a_rank_that_is_killed_ends_the_run_which_goes_on(inputs: Path, tmp_path: Path) -> None:
-    config = _config(
-        inputs, tmp_path / "run", train={"steps": 400, "batch_size": 4, "micro_batch_size": 2, "save_every": 2}
-    )
+    train = {"steps": 150, "batch_size": 4, "micro_batch_size": 2, "save_every": 2}
+    config = _config(inputs, tmp_path / "run", train=train)
     (tmp_path / "config.json").write_text(json.dumps(config))
     command = [sys.executable, "-m", "tk", "train", "-c", str(tmp_path / "config.json"), "--launcher.processes", "2"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as running:
@@ -211,8 +211,12 @@ def test_a_rank_that_is_killed_ends_the_run_which_goes_on(inputs: Path, tmp_path
     assert "Process 1 of 2 was ended by the signal SIGKILL" in errors
     assert re.search(r"tk train --run \S+/run --resume", errors)
     assert not any(alive(int(pid)) for pid in ranks)
-    result = tk.train(run=tmp_path / "run", train={"resume": True, "steps": 400}, launcher={"processes": 2})
-    assert result.steps == 400
+    result = tk.train(run=tmp_path / "run", train={"resume": True}, launcher={"processes": 2})
+    assert result.steps == 150
+    tk.train(_config(inputs, tmp_path / "whole", train=train, launcher={"processes": 2}))
+    went_on, whole = (load_file(tmp_path / name / "final/adapter_model.safetensors") for name in ("run", "whole"))
+    assert went_on.keys() == whole.keys()
+    assert all(torch.equal(went_on[name], value) for name, value in whole.items())
 
 
 def test_a_signal_saves_and_ends_the_run(inputs: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file
 
 import tk
 from tk import launching, setup
@@ -36,6 +37,38 @@ def test_one_process_too_is_started_with_the_environment_that_deepspeed_needs(tm
     assert result.steps == 3
     assert json.loads((tmp_path / "run/run.json").read_text())["plan"]["world"] == 1
     assert (tmp_path / "run/final/adapter_model.safetensors").is_file()
+
+
+@needs
+@pytest.mark.slow
+def test_a_config_of_ones_own_makes_an_engine_that_trains_the_same(tmp_path: Path) -> None:
+    own = {
+        "train_batch_size": "auto",
+        "train_micro_batch_size_per_gpu": "auto",
+        "gradient_accumulation_steps": "auto",
+        "gradient_clipping": "auto",
+        "bf16": {"enabled": "auto"},
+        "optimizer": {
+            "type": "AdamW",
+            "params": {"lr": "auto", "betas": "auto", "eps": "auto", "weight_decay": "auto"},
+        },
+        "zero_optimization": {
+            "stage": 3,
+            "contiguous_gradients": True,
+            "reduce_bucket_size": "auto",
+            "stage3_prefetch_bucket_size": "auto",
+            "stage3_param_persistence_threshold": "auto",
+        },
+    }
+    (tmp_path / "ds.json").write_text(json.dumps(own))
+    strategy = {"name": "deepspeed", "config": str(tmp_path / "ds.json"), "accelerator": "cpu"}
+    common = {"optim": {"name": "adamw", "lr": 1e-3}, "tuner": "full"}
+    spread = config(tmp_path, strategy=strategy, launcher={"processes": 2}, **common)
+    alone = config(tmp_path, strategy="ddp", output=str(tmp_path / "alone"), **common)
+    losses = [tk.train(each).metrics["loss"] for each in (spread, alone)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    theirs, ours = (load_file(tmp_path / name / "final/model.safetensors") for name in ("run", "alone"))
+    assert max(float((theirs[name] - value).norm() / value.norm()) for name, value in ours.items()) < 1e-5
 
 
 @needs

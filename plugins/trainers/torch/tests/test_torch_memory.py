@@ -129,6 +129,32 @@ def test_the_processes_of_a_launcher_are_planned(configured: Callable[..., dict[
     assert (whole.world, whole.memory.gradients) == (4, pytest.approx(size(folder), rel=0.01))
 
 
+SILENT = """
+from tk import StrategySpec, hookimpl
+from tk_parallel.strategy import TorchStrategy
+
+class Silent(TorchStrategy):
+    def __init__(self):
+        super().__init__(60)
+
+    def spread(self, module, precision):
+        return module
+
+@hookimpl
+def tk_strategies():
+    yield StrategySpec(name="silent", target=Silent, summary="Shards.", supports=("sharding",))
+"""
+
+
+def test_a_strategy_that_does_not_tell_what_it_shards_is_told_of(
+    configured: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    (tmp_path / "silent.py").write_text(SILENT)
+    plugins = {"files": [str(tmp_path / "silent.py")]}
+    found = tk.plan(configured(strategy="silent", launcher={"processes": 4}, plugins=plugins))
+    assert [note for note in found.notes if "strategy silent does not tell" in note]
+
+
 OPTIMIZER = """
 import torch
 from tk import OptimizerSpec, hookimpl

@@ -14,6 +14,7 @@ import torch
 
 from tk.contracts import Step, Term
 from tk.errors import TkError
+from tk_parallel.testing import run_processes
 from tk_torch import files, seeds
 from tk_torch.control import Signals
 from tk_torch.update import Sums, figures, objective
@@ -95,3 +96,10 @@ def test_the_first_interrupt_is_noted_and_the_second_interrupts() -> None:
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) == before
+
+
+def test_a_process_that_is_lost_before_or_after_the_steps_is_named() -> None:
+    script = Path(__file__).with_name("lost_outside.py")
+    first, _ = run_processes(script, world=2, expect=None)
+    assert first.returncode == 7, first.stderr
+    assert first.stdout.startswith("Process 0 of 2 cannot go on without process 1 at 127.0.0.1: ")

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 import tk
 from tk.errors import TkError, TkWarning, UsageError
+from tk_conformance.tiny import tiny_checkpoint
 from tk_parallel.testing import run_processes
 
 HERE = Path(__file__).parent
@@ -307,9 +308,14 @@ def test_two_processes_resume_bit_by_bit_and_one_goes_on_from_two(
     run_processes(script, str(tmp_path / "two.json"), world=2, timeout=300)
     assert _same(_weights(tmp_path / "part"), _weights(tmp_path / "whole"))
 
-    again = configured(tmp_path / "again", callbacks={"signal-at": {"step": 3}}, tuner="full", **small)
+    small |= {"model": str(tiny_checkpoint(tmp_path / "model", "llama", vocab=300)), "tuner": "full"}  # no dropout
+    again = configured(tmp_path / "again", callbacks={"signal-at": {"step": 3}}, **small)
     (tmp_path / "stop.json").write_text(json.dumps([again]))
     run_processes(script, str(tmp_path / "stop.json"), world=2, timeout=300)
     result = tk.train(_resumed(again))
     assert result.steps == 6
     assert not torch.distributed.is_initialized()
+    tk.train(configured(tmp_path / "one", **small))
+    whole, went_on = _weights(tmp_path / "one"), _weights(tmp_path / "again")
+    assert whole.keys() == went_on.keys()
+    assert max(float((went_on[name] - value).norm() / value.norm()) for name, value in whole.items()) < 1e-5

@@ -111,10 +111,10 @@ class Document:
         """What DeepSpeed is given. Raises UsageError where it and tk's config do not agree."""
         found = {key: self.tree[key] for key in _PASSED if key in self.tree}
         found |= {"train_micro_batch_size_per_gpu": 1, "gradient_accumulation_steps": 1}
-        found |= {"gradient_clipping": self._clipping(facts), ZERO: self._zero(facts)}
+        found |= {"gradient_clipping": self._clipping(facts), ZERO: self.zero(facts.hidden)}
         found.setdefault("zero_allow_untested_optimizer", True)  # what it must be like is among the plan's capabilities
         found.setdefault("zero_force_ds_cpu_optimizer", False)
-        if self._in_bf16(facts):
+        if self.in_bf16(facts.precision):
             found["bf16"] = {"check_grad_overflow": True, **self.tree["bf16"], "enabled": True}
             found["data_types"] = {"grad_accum_dtype": "fp32", **self.tree.get("data_types", {})}
             found.setdefault("communication_data_type", "fp32")
@@ -178,16 +178,16 @@ class Document:
             if self.tree.get("bf16", {}).get(key):
                 raise UsageError(f"{self.where}: bf16.{key}: small updates would be rounded away. Remove it.")
 
-    def _in_bf16(self, facts: Facts) -> bool:
+    def in_bf16(self, precision: str) -> bool:
         """Whether DeepSpeed holds the weights in bf16, with what is updated in fp32; else they are fp32."""
         wish = self.tree.get("bf16", {}).get("enabled", False)
-        if wish is True and facts.precision != "bf16":
+        if wish is True and precision != "bf16":
             raise UsageError(
-                f'{self.where}: bf16.enabled: the run computes in {facts.precision} (train.precision): write "auto".'
+                f'{self.where}: bf16.enabled: the run computes in {precision} (train.precision): write "auto".'
             )
         if wish is True and self.stage == 0:
             raise UsageError(f'{self.where}: bf16.enabled: stage 0 keeps its weights in fp32: write "auto".')
-        return bool(wish) and facts.precision == "bf16" and self.stage > 0
+        return bool(wish) and precision == "bf16" and self.stage > 0
 
     def _clipping(self, facts: Facts) -> float:
         wish, norm = self.tree.get("gradient_clipping", AUTO), facts.max_norm or 0.0
@@ -197,14 +197,15 @@ class Document:
             )
         return norm if self.stage else 0.0  # at stage 0 it is done before the engine steps
 
-    def _zero(self, facts: Facts) -> dict[str, Any]:
+    def zero(self, hidden: int | None) -> dict[str, Any]:
+        """The section of partitions, sizes that follow from the model filled in."""
         sizes = {}
-        if facts.hidden:
-            square = facts.hidden * facts.hidden
+        if hidden:
+            square = hidden * hidden
             sizes = {
                 "reduce_bucket_size": square,
                 "stage3_prefetch_bucket_size": int(0.9 * square),
-                "stage3_param_persistence_threshold": 10 * facts.hidden,
+                "stage3_param_persistence_threshold": 10 * hidden,
             }
         zero = dict(self.tree.get(ZERO, {}))
         for key in ("reduce_bucket_size", "stage3_prefetch_bucket_size", "stage3_param_persistence_threshold"):

@@ -12,14 +12,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tk.contracts import World
+from tk.contracts import Share, World
 from tk.errors import TkError, UsageError
 from tk_deepspeed.document import Document, Facts, document_of
 from tk_deepspeed.environment import check_installed
 from tk_deepspeed.library import imported, spoken
 from tk_deepspeed.options import DeepspeedOptions
 from tk_deepspeed.partitions import Partitions, shape_of
+from tk_deepspeed.share import share_of
 from tk_parallel import processes, state
+from tk_parallel.processes import own_device
 from tk_parallel.strategy import Autocast, TorchStrategy
 
 
@@ -80,6 +82,10 @@ class Deepspeed(TorchStrategy):
     def spread(self, module: nn.Module, precision: str) -> nn.Module:
         """The engine is made with the optimizer, in `wrap`."""
         return module
+
+    def share(self, module: nn.Module, processes: int, precision: str) -> Share:
+        apart = not own_device().startswith("cpu")
+        return share_of(self._document, module, processes, precision, hidden=_hidden_size(module), apart=apart)
 
     def plain(self, module: nn.Module) -> nn.Module:
         inner: nn.Module = module.module if module is self._engine else module

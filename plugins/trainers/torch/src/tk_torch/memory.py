@@ -49,16 +49,22 @@ def estimate(plan: Plan, parts: Parts, world: World, other: int) -> tuple[Memory
 
     The models of `parts` are on the meta device, and cannot be used afterwards. other: bytes of a process without a model.
     """
-    share = _share(plan, parts, world)
+    notes: list[str] = []
+    share = _share(plan, parts, world, notes)
     rehearsal = _Rehearsal(plan, parts, world, kept=share.kept)
-    notes = rehearsal.run()
+    notes += rehearsal.run()
     found = [_told(moment, bytes_, share, other) for moment, bytes_ in rehearsal.moments.items()]
     return replace(max(found, key=lambda memory: memory.total), complete=not rehearsal.unknown), notes
 
 
-def _share(plan: Plan, parts: Parts, world: World) -> Share:
-    strategy = plan.one("strategy").build()
+def _share(plan: Plan, parts: Parts, world: World, notes: list[str]) -> Share:
+    chosen = plan.one("strategy")
+    strategy = chosen.build()
     if not hasattr(strategy, "share"):
+        if "sharding" in chosen.component.spec.supports and world.size > 1:
+            notes.append(
+                f"memory: strategy {chosen.name} does not tell what a process holds of what it shards: counted is the whole."
+            )
         return Share()
     found: Share = strategy.share(parts.scored, world.size, computed_in(plan, world.device))
     return found
