@@ -181,9 +181,8 @@ OTHERS: dict[str, tuple[list[Any], Any]] = {
 }
 
 
-@pytest.mark.parametrize(
-    ("name", "tuner"), [pytest.param("multi-label", "lora", marks=pytest.mark.slow), ("regression", "full")]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "tuner"), [("multi-label", "lora"), ("regression", "full")])
 def test_the_other_labels_train_the_same_and_are_saved_plainly(name: str, tuner: str, tmp_path: Path) -> None:
     labels, problem = OTHERS[name]
     rows = [{"text": "ab" * i, "label": labels[i % 4]} for i in range(1, 9)]

@@ -72,7 +72,7 @@ CASES: Mapping[str, Mapping[str, Any]] = {
 
 @pytest.mark.parametrize(
     ("world", "strategy"),
-    [pytest.param(1, "ddp", marks=pytest.mark.slow), (2, "ddp"), pytest.param(2, "fsdp", marks=pytest.mark.slow)],
+    [(1, "ddp"), *(pytest.param(2, name, marks=pytest.mark.slow) for name in ("ddp", "fsdp"))],
 )
 def test_training_is_the_same(config: dict[str, Any], tmp_path: Path, world: int, strategy: str) -> None:
     other = tiny_checkpoint(tmp_path / "other", "llama", vocab=300, seed=7)

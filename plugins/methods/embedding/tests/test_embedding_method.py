@@ -74,7 +74,8 @@ def config(tmp_path: Path) -> dict[str, Any]:
     return tiny_run(tmp_path, rows, method="embedding", losses={"info-nce": {"dims": [8, 32]}})
 
 
-@pytest.mark.parametrize("tuner", [pytest.param("full", marks=pytest.mark.slow), "lora"])
+@pytest.mark.slow
+@pytest.mark.parametrize("tuner", ["full", "lora"])
 def test_it_trains_the_same_however_it_is_spread(config: dict[str, Any], tuner: str, tmp_path: Path) -> None:
     check_method({**config, "tuner": {"name": tuner}}, tmp_path, strategies=("ddp", "fsdp"))
 

@@ -46,6 +46,7 @@ def test_all_weights_on_one_and_two_processes(made: Any, tmp_path: Path) -> None
     check_method(config(made, tmp_path, tuner="full"), tmp_path, strategies=strategies)
 
 
+@pytest.mark.slow
 def test_adapters_on_every_part_on_one_and_two_processes(made: Any, tmp_path: Path) -> None:
     """Adapters on layers that are not read would have no gradient, and processes would drift apart."""
     if made.kind != "llava":
