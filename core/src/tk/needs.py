@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
 from collections.abc import Iterable
 from importlib.util import find_spec
@@ -39,11 +40,15 @@ def described(words: Iterable[str]) -> str:
     return " and ".join(f"the {what} {name!r}" for what, _, name in (word.partition(":") for word in words))
 
 
+def install(what: str) -> str:
+    """The command that installs what is named, packages after options of pip."""
+    return shlex.join(["pip", "install", *what.split()])
+
+
 def mend(words: Iterable[str], extra: str = "") -> str:
     """What puts them here, as a command where there is one. `extra`: what to install for the modules (`Spec.extra`)."""
     named = [word.partition(":") for word in words]
     modules = [name for what, _, name in named if what == MODULE]
-    install = f"'{extra}'" if extra else " ".join(modules)
-    commands = [f"pip install {install}"] if modules else []
+    commands = [install(extra or " ".join(modules))] if modules else []
     commands += [f"put {name} on the path" for what, _, name in named if what == PROGRAM]
     return ", and ".join(commands)

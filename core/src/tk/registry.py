@@ -99,7 +99,7 @@ class Component:
         try:
             return getattr(importlib.import_module(module), attribute)
         except ModuleNotFoundError as error:
-            mend = f"pip install '{self.spec.extra}'" if self.spec.extra else f"pip install {error.name}"
+            mend = needs.install(self.spec.extra or str(error.name))
             raise TkError(f"{self.label} needs the package {error.name!r}, which is not installed: {mend}") from error
         except (Exception, SystemExit) as error:  # importing a plugin's module runs its code
             told = f"{type(error).__name__}: {error}"

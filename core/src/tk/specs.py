@@ -29,7 +29,8 @@ class Spec:
     defaults: config path -> value that this component suggests where the user says nothing, e.g. {"optim.lr": 2e-4}.
     uses: keyword -> config section of a kind that selects one component: what is chosen there is built and given to
         `target` under that keyword, e.g. {"penalty": "penalty"}.
-    extra: what to install where the component needs more than its package brings, e.g. "tk-plugin-vllm[cpu]".
+    extra: what to install where the component needs more than its package brings, e.g. "tk-plugin-vllm[cpu]"; options of
+        pip that it has to be installed with stand before it.
     needs: what has to be here besides, asked for without importing it: "module:NAME" of a module that can be imported,
         "program:NAME" of one on the path (tk.needs).
     elsewhere: options that have it run elsewhere (another interpreter, a server), so that one of them set means that

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.util import find_spec
 
-from tk.errors import TkError
 from tk_deepspeed.document import document_of
 from tk_deepspeed.options import DeepspeedOptions
 
@@ -13,17 +11,7 @@ from tk_deepspeed.options import DeepspeedOptions
 def environment(options: DeepspeedOptions) -> Mapping[str, str]:
     """DeepSpeed reads what it computes on from DS_ACCELERATOR.
 
-    Raises UsageError for a config that it could not be given, and TkError where it is not installed.
+    Raises UsageError for a config that it could not be given.
     """
     document_of(options)
-    check_installed()
     return {"DS_ACCELERATOR": options.accelerator} if options.accelerator else {}
-
-
-def check_installed() -> None:
-    """Raises TkError with the mend."""
-    if find_spec("deepspeed") is None:
-        raise TkError(
-            "strategy deepspeed needs the package 'deepspeed', which is not installed: "
-            "pip install --no-build-isolation 'tk-plugin-deepspeed[deepspeed]'"
-        )

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 
 from tk.errors import TkError, UsageError
-from tk_deepspeed.environment import check_installed
 
 TOLD = 15
 """Lines of what DeepSpeed and its compiler said that are told where they fail."""
@@ -26,7 +25,6 @@ def imported(device: str) -> Any:
     Raises TkError where it, or what it needs to build its kernels, is missing; UsageError for an environment that it
     cannot start in.
     """
-    check_installed()
     kind = torch.device(device).type
     if "LOCAL_RANK" not in os.environ:
         raise UsageError(

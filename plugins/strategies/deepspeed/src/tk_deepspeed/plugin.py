@@ -15,5 +15,6 @@ def tk_strategies() -> Iterable[StrategySpec]:
         requires=("elementwise",),
         supports=("packing", "gradient-checkpointing", "sharding"),
         environment="tk_deepspeed.environment:environment",
-        extra="tk-plugin-deepspeed[deepspeed]",
+        extra="--no-build-isolation tk-plugin-deepspeed[deepspeed]",  # it asks the torch that is here how to build itself
+        needs=("module:deepspeed",),
     )

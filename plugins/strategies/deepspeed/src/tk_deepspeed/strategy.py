@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from tk.contracts import Share, World
 from tk.errors import TkError, UsageError
 from tk_deepspeed.document import Document, Facts, document_of
-from tk_deepspeed.environment import check_installed
 from tk_deepspeed.library import imported, spoken
 from tk_deepspeed.options import DeepspeedOptions
 from tk_deepspeed.partitions import Partitions, shape_of
@@ -31,7 +30,6 @@ class Deepspeed(TorchStrategy):
 
     def __init__(self, options: DeepspeedOptions) -> None:
         super().__init__(options.timeout, always_grouped=True)
-        check_installed()
         self._document: Document = document_of(options)
         self._deepspeed: Any = None
         self._engine: Any = None
