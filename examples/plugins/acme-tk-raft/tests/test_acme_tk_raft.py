@@ -81,7 +81,6 @@ def test_loss_and_gradient_equal_transformers_on_the_chosen_answers(options):
     check_same(one_step(method, {"policy": model}, each), expected, "accumulated")
 
 
-@pytest.mark.slow
 def test_it_trains_the_same_however_it_is_spread(inputs, tmp_path):
     config = online_config(
         inputs, tmp_path, "raft", train={"batch_size": 8, "steps": 2}, optim={"name": "sgd", "lr": 1e-3}
