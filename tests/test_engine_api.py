@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 import tk
-from tk.errors import UsageError
+from tk.errors import DataError, UsageError
 from tk_conformance.tiny import tiny_checkpoint
 
 
@@ -65,3 +65,10 @@ def test_an_engine_without_vectors_is_refused_before_it_begins(base: str, tmp_pa
         tk.embed(model=base, data=str(tmp_path / "texts.jsonl"), engine=engine)
     with pytest.raises(UsageError, match="engine vllm: it generates only"):
         tk.serve(model=base, engine=engine, server={"port": 0, "vectors": True})
+
+
+def test_a_text_that_the_model_has_no_positions_for_is_told_with_its_row(tmp_path: Path) -> None:
+    model = tiny_checkpoint(tmp_path / "gpt2", "gpt2", vocab=300)
+    (tmp_path / "texts.jsonl").write_text('{"text": "a"}\n{"text": "' + "ab " * 2000 + '"}\n')
+    with pytest.raises(DataError, match=r"texts\.jsonl:2: It has \d+ tokens, and the model 512 positions"):
+        tk.embed(model=str(model), data=str(tmp_path / "texts.jsonl"))

@@ -114,8 +114,11 @@ class Numbered:
         samples = islice(samples_of(self._readings), self._begin, None)
         with closing(loaded.engine):
             while batch := list(islice(samples, BATCH)):
-                encodings = loaded.template.encode(batch)
-                rows = loaded.engine.score([Request(e.ids, media=e.media) for e in encodings])
+                asked = [Request(e.ids, media=e.media) for e in loaded.template.encode(batch)]
+                for sample, request in zip(batch, asked, strict=True):
+                    if why := _no_room(request, loaded.model, answer=0):
+                        raise DataError(f"{sample.origin}: {why}")
+                rows = loaded.engine.score(asked)
                 yield from (numbers(s.origin, row, loaded.model.head) for s, row in zip(batch, rows, strict=True))
 
 
@@ -248,12 +251,12 @@ def _failed(sample: Sample, error: str) -> Answer:
     return Answer(sample.origin, sample.messages, "", "error", 0, error=error)
 
 
-def _no_room(request: Request, model: LoadedModel) -> str:
-    """Why a model cannot answer a request, where it alone is at fault; "" where it can."""
+def _no_room(request: Request, model: LoadedModel, answer: int = 1) -> str:
+    """Why a model has no positions for a request and an answer of so many tokens; "" where it has."""
     limit = model.max_length
-    if limit is None or len(request.ids) < limit:
+    if limit is None or len(request.ids) + answer <= limit:
         return ""
-    return f"The prompt has {len(request.ids)} tokens, and the model {limit} positions: shorten it."
+    return f"It has {len(request.ids)} tokens, and the model {limit} positions: shorten it."
 
 
 def requests(plan: Plan, loaded: Runtime, samples: Sequence[Sample]) -> list[Request]:

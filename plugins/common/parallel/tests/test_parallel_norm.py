@@ -26,4 +26,5 @@ def test_it_is_that_of_the_numbers(dtype: torch.dtype, values: list[list[float]]
 
 
 def test_it_is_that_of_all_shards() -> None:
-    run_processes(Path(__file__).with_name("norm_checks.py"), world=2)
+    done = run_processes(Path(__file__).with_name("norm_checks.py"), world=2)
+    assert all(process.stdout.strip() == "checked" for process in done)

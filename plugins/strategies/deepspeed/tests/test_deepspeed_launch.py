@@ -18,7 +18,7 @@ from tk import launching, setup
 from tk.errors import TkError, UsageError
 from tk_conformance.tiny import tiny_run
 from tk_deepspeed.environment import environment
-from tk_deepspeed.library import imported
+from tk_deepspeed.loading import imported
 from tk_deepspeed.options import DeepspeedOptions
 
 needs = pytest.mark.usefixtures("processes")

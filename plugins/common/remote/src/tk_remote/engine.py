@@ -50,7 +50,7 @@ class Remote(Base):
         self.model = model
         self.version = 0
         self._name, self._open_link, self._folder, self._left = name, open, folder, restarts
-        self._keys, self._seeds = count(), random.SystemRandom()
+        self._keys, self._writes, self._seeds = count(), count(1), random.SystemRandom()
         self._asked: dict[str, _Asked] = {}
         self._failed: list[Delta] = []
         self._weights: Path | None = None
@@ -99,17 +99,16 @@ class Remote(Base):
         They are kept until the next ones, for an engine that has to begin anew. Where they cannot be read, those before them
         are served on, by an engine that begins anew.
         """
-        folder = written(weights, self._folder / f"weights-{os.getpid()}-{version}")
+        folder = written(weights, self._folder / f"weights-{os.getpid()}-{next(self._writes)}")
         before = self._weights
         try:
             self.digest = self._again_if_lost(lambda link: self._given(link, folder, version))
         except BaseException as error:
             if isinstance(error, TkError):
                 self._lost(error)  # nobody knows what it holds
-            if folder != before:
-                shutil.rmtree(folder, ignore_errors=True)
+            shutil.rmtree(folder, ignore_errors=True)
             raise
-        if before is not None and before != folder:
+        if before is not None:
             shutil.rmtree(before, ignore_errors=True)
         self._weights, self.version = folder, version
         return self.digest

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from tk.contracts import Share, World
 from tk.errors import TkError, UsageError
 from tk_deepspeed.document import Document, Facts, document_of
-from tk_deepspeed.library import imported, spoken
+from tk_deepspeed.loading import imported, spoken
 from tk_deepspeed.options import DeepspeedOptions
 from tk_deepspeed.partitions import Partitions, shape_of
 from tk_deepspeed.share import share_of
