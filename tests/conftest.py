@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -25,12 +26,13 @@ Command = Callable[..., Done]
 
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Command:
-    """`tk` as a terminal runs it, exit code and output included, without a process of its own."""
+    """`tk` as a terminal runs it, exit code and output included, without a process of its own; `typed` is its standard input."""
 
-    def run(*args: str | Path) -> Done:
+    def run(*args: str | Path, typed: str = "") -> Done:
         from tk.cli import main
 
         monkeypatch.setattr(sys, "argv", ["tk", *map(str, args)])
+        monkeypatch.setattr(sys, "stdin", io.StringIO(typed))
         capfd.readouterr()
         code: int | str | None = 0
         try:

@@ -14,6 +14,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 ORDER = (
     "plugins/trainers/torch",
+    "plugins/strategies",
+    "plugins/launchers",
+    "plugins/methods",
+    "plugins/servers",
     "tests",
     "core/tests",
     "plugins",

@@ -29,6 +29,7 @@ def python(folder: Path, *arguments: str | Path) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_the_cells_of_the_notebook_run_in_their_order(inputs, tmp_path):
     notebook = json.loads((EXAMPLES / "notebook.ipynb").read_text("utf-8"))
     cells = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]

@@ -293,7 +293,9 @@ def test_a_full_disk_is_one_error(here, size, message, left):
     assert {line.removeprefix("disk/run/") for line in done.stdout.splitlines()} - {"disk/run"} == left
 
 
-@pytest.mark.parametrize("size", ["12k", "20k", "24k"])
+@pytest.mark.parametrize(
+    "size", [pytest.param("12k", marks=pytest.mark.slow), "20k", pytest.param("24k", marks=pytest.mark.slow)]
+)
 def test_a_full_disk_is_one_error_with_a_tracker_too(here, size):
     flags = ("--model", "model", "--data", "rows.jsonl", *SHORT, "--trackers", "tensorboard")
     done = _in_little_room(size, here / "disk", "train", "--output", "disk/run", *flags)
@@ -302,6 +304,7 @@ def test_a_full_disk_is_one_error_with_a_tracker_too(here, size):
     assert "disk/run/final" not in done.stdout
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_error_for_rows_that_are_written_aside(here):
     flags = data(here, (row(QUESTION) + GOOD) * 99)
     done = _in_little_room("4k", here / "disk", "train", "--output", "disk/run", *flags, "--data.on-error", "skip")

@@ -103,14 +103,8 @@ def test_scores_of_pairs(place: Path, tmp_path: Path) -> None:
     check_method(config(place, tmp_path, rows, method="reward"), tmp_path, strategies=("ddp", "fsdp"))
 
 
-@pytest.mark.parametrize(
-    "method",
-    [
-        {"name": "grpo", "kl": 0.1},
-        pytest.param({"name": "ppo"}, marks=pytest.mark.slow),
-        pytest.param({"name": "ppo", "critic": "own"}, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("method", [{"name": "grpo", "kl": 0.1}, {"name": "ppo"}, {"name": "ppo", "critic": "own"}])
 def test_online_answers(place: Path, tmp_path: Path, method: dict[str, Any]) -> None:
     rows = [{"messages": asked(*p, text="x" * (i + 1))} for i, p in enumerate(SHOWN)]
     made = config(

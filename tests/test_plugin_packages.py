@@ -180,6 +180,7 @@ def test_an_installed_package_that_is_no_plugin_is_not_changed(make, wheels):
     assert place.version("acme-lib") == "1.0"
 
 
+@pytest.mark.slow
 def test_what_is_no_plugin_is_taken_away_again_with_what_came_with_it(make):
     place = make()
     assert "tk-stranger: no tk plugin" in place.tk("plugins", "install", "tk-stranger", "--yes", code=1)
@@ -256,6 +257,7 @@ def test_removing_says_who_needs_it_and_refuses_what_is_no_plugin(make):
     assert place.version("acme-lib") == "1.0"
 
 
+@pytest.mark.slow
 def test_every_copy_of_its_metadata_goes(make):
     place = make("tk-plugin-good==1.0")
     (info,) = place.python.parents[1].rglob("tk_plugin_good-1.0.dist-info")

@@ -7,8 +7,7 @@ import io
 import json
 import re
 import runpy
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +47,6 @@ def plan(place: Path, rows: str, **sections: Any) -> Any:
     return setup.plan(setup.Given(values=[{"model": model, "data": str(place / rows), **sections}]))
 
 
-def tk(*words: str, **more: Any) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "tk", *words], capture_output=True, text=True, timeout=120, **more)
-
-
 def test_rows_with_pictures_as_the_model_sees_them(place: Path) -> None:
     first, second, third = preview.preview(plan(place, "rows.jsonl"), 8)
     (laid,) = first.sequences
@@ -89,13 +84,13 @@ def test_every_method_shows_its_rows(place: Path, tmp_path: Path, method: Any, r
         assert 0 < row.shared < row.sequences[0].length
 
 
-def test_the_page_holds_everything_and_runs_nothing(place: Path, tmp_path: Path) -> None:
+def test_the_page_holds_everything_and_runs_nothing(place: Path, command: Callable[..., Any], tmp_path: Path) -> None:
     words = ["data", "preview", "--model", str(place / "model"), "--model.max-pixels", "20000"]
     for name, method in (("pairs", "dpo"), ("rows", "sft")):
         page = tmp_path / f"{name}.html"
-        done = tk(*words, "--data", str(place / f"{name}.jsonl"), "--method", method, "--to", str(page))
-        assert done.returncode == 0, done.stderr
-        assert str(page) in done.stdout
+        done = command(*words, "--data", str(place / f"{name}.jsonl"), "--method", method, "--to", str(page))
+        assert done.code == 0, done.err
+        assert str(page) in done.out
         text = page.read_text()
         assert "<script" not in text
         assert "http" not in re.sub(r"data:[^\"]*", "", text)
@@ -103,9 +98,9 @@ def test_the_page_holds_everything_and_runs_nothing(place: Path, tmp_path: Path)
     assert "&lt;b&gt;x&lt;/b&gt;" in (tmp_path / "pairs.html").read_text()
     (data,) = re.findall(r'src="data:image/png;base64,([^"]+)"', (tmp_path / "rows.html").read_text())
     assert Image.open(io.BytesIO(base64.b64decode(data))).size == (112, 56)
-    again = tk(*words, "--data", str(place / "rows.jsonl"), "--to", str(tmp_path / "rows.html"))
-    assert again.returncode == 2
-    told = json.loads(tk(*words, "--data", str(place / "rows.jsonl"), "--json", "--rows", "1").stdout)
+    again = command(*words, "--data", str(place / "rows.jsonl"), "--to", str(tmp_path / "rows.html"))
+    assert again.code == 2
+    told = json.loads(command(*words, "--data", str(place / "rows.jsonl"), "--json", "--rows", "1").out)
     assert [row["origin"].rpartition("/")[2] for row in told] == ["rows.jsonl:1"]
     assert told[0]["sequences"][0]["trained"] == 4
 
@@ -134,28 +129,27 @@ def test_a_talk_keeps_its_pictures(place: Path, monkeypatch: pytest.MonkeyPatch)
     assert second.ids[-len(marks.ids) + marks.media[0].start :] == list(marks.ids[marks.media[0].start :])
 
 
-@pytest.mark.slow
-def test_chat_takes_videos(place: Path, tmp_path: Path) -> None:
+def test_chat_takes_videos(place: Path, command: Callable[..., Any], tmp_path: Path) -> None:
     pytest.importorskip("av", reason="PyAV is not installed")
     film = write_films(tmp_path)["a"]
     words = ["chat", "--model", str(place / "model"), "--sampling.max-tokens", "2"]
-    done = tk(*words, input=f"/image {place / 'red.png'}\n/video {film}\nWhat?\nAnd?\n/quit\n")
-    assert done.returncode == 0, done.stderr
-    assert f"With the next message: {place / 'red.png'}, {film}" in done.stderr
-    assert "error" not in done.stderr
-    done = tk(*words, "--prompt", "What?", "--video", "nope.mp4")
-    assert done.returncode == 1
-    assert "there is no file nope.mp4" in done.stderr
+    done = command(*words, typed=f"/image {place / 'red.png'}\n/video {film}\nWhat?\nAnd?\n/quit\n")
+    assert done.code == 0, done.err
+    assert f"With the next message: {place / 'red.png'}, {film}" in done.err
+    assert "error" not in done.err
+    done = command(*words, "--prompt", "What?", "--video", "nope.mp4")
+    assert done.code == 1
+    assert "there is no file nope.mp4" in done.err
 
 
-def test_chat_takes_pictures_and_says_what_is_wrong(place: Path) -> None:
+def test_chat_takes_pictures_and_says_what_is_wrong(place: Path, command: Callable[..., Any]) -> None:
     words = ["chat", "--model", str(place / "model"), "--model.max-pixels", "20000", "--sampling.max-tokens", "2"]
     said = f"/image {place / 'red.png'}\nWhat?\n/image nope.png\nWhat?\n/help\nAnd?\n/quit\n"
-    done = tk(*words, input=said)
-    assert done.returncode == 0, done.stderr
-    assert f"With the next message: {place / 'red.png'}" in done.stderr
-    assert "error: the message: there is no file nope.png" in done.stderr
-    assert done.stderr.count("/image FILE") == 2
-    done = tk("chat", "--model", "smollm2-135m-instruct", "--prompt", "hi", "--image", str(place / "red.png"))
-    assert done.returncode == 2
-    assert "takes no pictures" in done.stderr
+    done = command(*words, typed=said)
+    assert done.code == 0, done.err
+    assert f"With the next message: {place / 'red.png'}" in done.err
+    assert "error: the message: there is no file nope.png" in done.err
+    assert done.err.count("/image FILE") == 2
+    done = command("chat", "--model", "smollm2-135m-instruct", "--prompt", "hi", "--image", str(place / "red.png"))
+    assert done.code == 2
+    assert "takes no pictures" in done.err

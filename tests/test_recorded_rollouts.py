@@ -25,7 +25,8 @@ ROLLED_OUT_AGAIN = ("dapo", "rloo")
 """Those whose four steps are more than one rollout, so that the engine has got weights that were trained."""
 
 
-@pytest.mark.parametrize("name", ["dapo", *(pytest.param(n, marks=pytest.mark.slow) for n in METHODS if n != "dapo")])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", METHODS)
 def test_neither_processes_nor_accumulation_nor_the_strategy_change_anything(name: str, tmp_path: Path) -> None:
     tuner, method = METHODS[name]
     config = online_config(

@@ -187,7 +187,8 @@ def _weights(run: Path) -> dict[str, Any]:
     return load_file(file)
 
 
-@pytest.mark.parametrize("killed", [1, pytest.param(0, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", [0, 1])
 def test_a_killed_process_is_named_on_the_other_host_which_ends(
     hosts: Sequence[Host], inputs: Mapping[str, Any], tmp_path: Path, killed: int
 ) -> None:

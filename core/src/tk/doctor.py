@@ -113,7 +113,7 @@ def _discovered() -> tuple[list[dict[str, Any]], dict[str, Any], list[dict[str, 
     rows, ended = _asked("discover", {"only": None, "without": []})
     while ended:
         loading = [row["loading"] for row in rows if "loading" in row]
-        found = loading[-1:] if loading and loading[-1] else [pair for pair in loading[:-1] if _alone(pair)]
+        found = loading[-1:] if loading and loading[-1] else _ending(loading[:-1])
         if not found:
             raise TkError(
                 f"looking for plugins {ended}, and it is none of them alone: {', '.join(p[0] for p in loading)}"
@@ -127,9 +127,12 @@ def _discovered() -> tuple[list[dict[str, Any]], dict[str, Any], list[dict[str, 
     )
 
 
-def _alone(pair: Sequence[str]) -> bool:
-    """Whether a plugin ends the process also where it is the only one: in its hooks, when all are loaded."""
-    return bool(_asked("discover", {"only": [pair], "without": []})[1])
+def _ending(pairs: Sequence[Sequence[str]]) -> list[Sequence[str]]:
+    """Those plugins that end the process also where each is the only one: in their hooks, when all are loaded."""
+    if not pairs or not _asked("discover", {"only": pairs, "without": []})[1]:
+        return []
+    half = len(pairs) // 2
+    return [*_ending(pairs[:half]), *_ending(pairs[half:])] if half else list(pairs)
 
 
 def _deadly(pair: Sequence[str], ended: str) -> dict[str, Any]:

@@ -73,7 +73,9 @@ def peak(model: nn.Module, inputs: Mapping[str, Tensor], precision: torch.dtype)
     return meter.peak
 
 
-@pytest.mark.parametrize("architecture", ["llama", "gpt2", "gemma3", "qwen2"])
+@pytest.mark.parametrize(
+    "architecture", ["llama", *(pytest.param(name, marks=pytest.mark.slow) for name in ("gpt2", "gemma3", "qwen2"))]
+)
 @pytest.mark.parametrize(
     ("attention", "adapted", "recomputed", "precision"),
     [

@@ -194,6 +194,7 @@ def test_of_processes_that_were_started_together_one_prints_the_result(inputs: P
     assert second.stdout == ""
 
 
+@pytest.mark.slow
 def test_a_rank_that_is_killed_ends_the_run_which_goes_on(inputs: Path, tmp_path: Path) -> None:
     train = {"steps": 150, "batch_size": 4, "micro_batch_size": 2, "save_every": 2}
     config = _config(inputs, tmp_path / "run", train=train)

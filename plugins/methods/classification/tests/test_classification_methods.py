@@ -170,7 +170,8 @@ def test_a_run_on_one_class_does_not_begin(config: dict[str, Any], tmp_path: Pat
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("tuner", [pytest.param("full", marks=pytest.mark.slow), "lora"])
+@pytest.mark.slow
+@pytest.mark.parametrize("tuner", ["full", "lora"])
 def test_it_trains_the_same_however_it_is_spread(config: dict[str, Any], tuner: str, tmp_path: Path) -> None:
     check_method({**config, "tuner": {"name": tuner}}, tmp_path, strategies=("ddp", "fsdp"))
 

@@ -21,6 +21,7 @@ def config(tmp_path):
     return tiny_run(tmp_path, rows, method="dpo", losses={"sigmoid": 0.8, "bco-pair": 0.2, "sft": 1.0})
 
 
+@pytest.mark.slow
 def test_with_the_adapter_switched_off(config, tmp_path):
     check_method({**config, "tuner": {"name": "lora", "rank": 2}}, tmp_path, strategies=("ddp", "fsdp"))
 

@@ -70,10 +70,8 @@ CASES: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize(
-    ("world", "strategy"),
-    [(1, "ddp"), *(pytest.param(2, name, marks=pytest.mark.slow) for name in ("ddp", "fsdp"))],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("world", "strategy"), [(1, "ddp"), (2, "ddp"), (2, "fsdp")])
 def test_training_is_the_same(config: dict[str, Any], tmp_path: Path, world: int, strategy: str) -> None:
     other = tiny_checkpoint(tmp_path / "other", "llama", vocab=300, seed=7)
     configs = []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from torch.nn import functional as F
 from transformers import AutoModel, AutoTokenizer
 
 import tk
+from tk.cli import main
 from tk.contracts import Layout, Limit
 from tk.errors import DataError
 from tk.sample import Sample
@@ -97,12 +97,16 @@ def test_what_is_saved_is_a_plain_model(config: dict[str, Any], tmp_path: Path) 
     assert untrained[0].values != rows[0].values
 
 
-def test_the_command_writes_the_vectors(config: dict[str, Any], tmp_path: Path) -> None:
+def test_the_command_writes_the_vectors(
+    config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tk.train({**config, "output": str(tmp_path / "run")})
     (tmp_path / "texts.jsonl").write_text('{"text": "ab"}\n{"text": "abcdef"}\n')
     words = ["--run", tmp_path / "run", "--input", tmp_path / "texts.jsonl", "--to", tmp_path / "vectors.jsonl"]
-    done = subprocess.run([sys.executable, "-m", "tk", "embed", *map(str, words)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    monkeypatch.setattr(sys, "argv", ["tk", "embed", *map(str, words)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert not ended.value.code
     found = [json.loads(line) for line in (tmp_path / "vectors.jsonl").read_text().splitlines()]
     expected = tk.embed(run=tmp_path / "run", data=str(tmp_path / "texts.jsonl"))
     assert [row["vector"] for row in found] == [pytest.approx(list(row.values), abs=1e-6) for row in expected]

@@ -68,7 +68,9 @@ def test_a_reward_that_misbehaves_ends_the_run(inputs: Path, tmp_path: Path, nam
     assert begins in record["error"]
 
 
-@pytest.mark.parametrize(("name", "begins", "ends"), FAULTS[:3])
+@pytest.mark.parametrize(
+    ("name", "begins", "ends"), [FAULTS[0], *(pytest.param(*fault, marks=pytest.mark.slow) for fault in FAULTS[1:3])]
+)
 def test_it_ends_every_process(inputs: Path, tmp_path: Path, name: str, begins: str, ends: str) -> None:
     """The second process fails, and the first says so too: none waits for the other."""
     (tmp_path / "train.py").write_text("import sys\nsys.argv[0] = 'tk'\nfrom tk.cli import main\nmain()\n")

@@ -122,7 +122,8 @@ def _gae(rewards: Tensor, values: Tensor, gamma: float, lam: float) -> Tensor:
     )
 
 
-@pytest.mark.parametrize("critic", [pytest.param("shared", marks=pytest.mark.slow), "own"])
+@pytest.mark.slow
+@pytest.mark.parametrize("critic", ["shared", "own"])
 def test_a_tiny_model_learns_from_rewards(inputs: Path, tmp_path: Path, critic: str) -> None:
     config = config_of(
         inputs,
@@ -160,7 +161,8 @@ def test_a_stopped_run_goes_on_bit_by_bit(inputs: Path, tmp_path: Path, critic: 
     assert (tmp_path / "part/samples.jsonl").read_text() == (tmp_path / "whole/samples.jsonl").read_text()
 
 
-@pytest.mark.parametrize("critic", ["shared", pytest.param("own", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("critic", ["shared", "own"])
 def test_it_trains_the_same_however_it_is_spread(inputs: Path, tmp_path: Path, critic: str) -> None:
     config = config_of(
         inputs,

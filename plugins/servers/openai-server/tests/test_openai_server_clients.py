@@ -65,6 +65,7 @@ def asked(server: Running, **more: Any) -> dict[str, Any]:
     return {"api_base": f"{server.url}/v1", "api_key": KEY, "num_retries": 0, "max_tokens": 6, "temperature": 0, **more}
 
 
+@pytest.mark.slow
 def test_litellm_is_answered_whole_and_in_pieces(litellm: Any, server: Running) -> None:
     chat = asked(server, model="openai/tiny", messages=HELLO, logprobs=True, top_logprobs=2)
     made = litellm.completion(**chat)
@@ -78,6 +79,7 @@ def test_litellm_is_answered_whole_and_in_pieces(litellm: Any, server: Running) 
     assert text.choices[0].text
 
 
+@pytest.mark.slow
 def test_litellm_tells_errors_apart(litellm: Any, server: Running) -> None:
     for error, more in (
         (litellm.AuthenticationError, {"api_key": "wrong"}),

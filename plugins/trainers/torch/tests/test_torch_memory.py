@@ -72,6 +72,7 @@ def test_parts_are_those_of_the_run(planned: Planned, folder: Path) -> None:
     assert memory.other > 100 * MIB
 
 
+@pytest.mark.slow
 def test_options_that_save_memory_are_seen_to(planned: Planned, folder: Path) -> None:
     full = planned()
     assert planned(train={"gradient_checkpointing": True}).activations < 0.7 * full.activations

@@ -85,7 +85,7 @@ def _config(
     [
         pytest.param(1, "ddp", 8, 7, id="one", marks=pytest.mark.slow),
         pytest.param(1, "ddp", 2, 7, id="one-accumulated", marks=pytest.mark.slow),
-        pytest.param(2, "ddp", 2, 7, id="two-ddp"),
+        pytest.param(2, "ddp", 2, 7, id="two-ddp", marks=pytest.mark.slow),
         pytest.param(2, "fsdp", 2, 7, id="two-fsdp", marks=pytest.mark.slow),
         pytest.param(2, "ddp", 1, 3, id="two-with-filler", marks=pytest.mark.slow),
     ],

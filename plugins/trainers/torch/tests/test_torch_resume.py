@@ -295,7 +295,8 @@ def test_a_full_disk_is_one_error_and_leaves_the_older_checkpoint(configured: Co
     assert json.loads((tmp_path / "run2/run.json").read_text())["status"] == "failed"
 
 
-@pytest.mark.parametrize("strategy", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_two_processes_resume_bit_by_bit_and_one_goes_on_from_two(
     configured: Configured, tmp_path: Path, strategy: str
 ) -> None:

