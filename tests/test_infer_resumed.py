@@ -58,5 +58,5 @@ def test_a_row_that_the_model_has_no_room_for_has_an_error_and_the_others_their_
     wrong = [row for row in found if "error" in row]
     assert [int(row["origin"].rpartition(":")[2]) for row in wrong] == [1, 1, 8, 8, 9, 9, 20, 20]
     assert {(row["finish_reason"], row["answer"], row.get("rewards")) for row in wrong} == {("error", "", None)}
-    assert all("tokens, and the model" in row["error"] for row in wrong)
+    assert all("tokens fills the model's" in row["error"] for row in wrong)
     assert all(set(row["rewards"]) == {"accuracy"} for row in found if row not in wrong)

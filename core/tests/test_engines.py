@@ -14,11 +14,14 @@ from tk.capabilities import CAPABILITIES
 from tk.contracts import Completion, Delta, Engine, Request, Sampling
 from tk.dispatch import Dispatcher
 from tk.engines import Base, Batched, generate, generate_each, stream
-from tk.errors import TkError, UsageError
+from tk.errors import RequestError, TkError, UsageError
 
 
 class Backwards(Base):
-    """A token of each answer a step; 0 cannot be said, 13 breaks the engine, 14 breaks it at once, and 15 in forgetting it."""
+    """A token of each answer a step; 0 cannot be said, 13 breaks the engine, 14 breaks it at once, 15 in forgetting it.
+
+    16 is the request's own fault.
+    """
 
     def __init__(self) -> None:
         self.keys, self.flying = count(), dict[tuple[int, int], Iterator[Delta]]()
@@ -28,7 +31,7 @@ class Backwards(Base):
 
     def add(self, request: Request) -> int:
         if not request.ids:
-            raise UsageError("A prompt is empty.")
+            raise RequestError("A prompt is empty.")
         if 14 in request.ids:
             raise ValueError("fourteen")
         key = next(self.keys)
@@ -64,6 +67,8 @@ class Backwards(Base):
             raise RuntimeError("thirteen")
         if token == 0:
             return Delta("", (), "error", key, number, error=TkError("Nothing cannot be said."))
+        if token == 16:
+            return Delta("", (), "error", key, number, error=RequestError("Sixteen is too much."))
         return Delta(f"{token} ", (token,), reason, key, number, (-float(number),), 3)  # type: ignore[arg-type]
 
 
@@ -125,6 +130,25 @@ def test_any_number_of_requests_is_answered_in_their_order_and_few_are_on_their_
     begun = generate_each(engine, requests(), ahead=8)
     next(begun)
     begun.close()
+    assert not engine.flying
+
+
+def test_requests_that_alone_are_at_fault_have_an_error_and_the_others_their_answers(engine: Backwards) -> None:
+    wanted = [asked(), asked(1, 2), asked(3, 4, 16, n=2), asked(5), asked(16), asked()]
+    found = list(generate_each(engine, wanted, ahead=3))
+    assert [str(one) if isinstance(one, RequestError) else one[0].ids for one in found] == [
+        "A prompt is empty.",
+        (2, 1),
+        "Sixteen is too much.",
+        (5,),
+        "Sixteen is too much.",
+        "A prompt is empty.",
+    ]
+    assert not engine.flying
+    with pytest.raises(RequestError, match="Sixteen"):
+        generate(engine, [asked(*range(20, 40)), asked(16)])
+    with pytest.raises(RequestError, match="Sixteen"):
+        list(stream(engine, asked(16)))
     assert not engine.flying
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tk.contracts import Completion, Delta, Engine, PromptLogps, Request, Top
-from tk.errors import TkError, UsageError
+from tk.errors import RequestError, TkError, UsageError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -52,13 +53,21 @@ def generate(engine: Engine, requests: Sequence[Request]) -> list[list[Completio
     """
     order = sorted(range(len(requests)), key=lambda place: -len(requests[place].ids))
     answers = generate_each(engine, (requests[place] for place in order), ahead=len(requests))
-    found = dict(zip(order, answers, strict=True))
+    found: dict[int, list[Completion]] = {}
+    with closing(answers):
+        for place, answer in zip(order, answers, strict=True):
+            if isinstance(answer, RequestError):
+                raise answer
+            found[place] = answer
     return [found[place] for place in range(len(requests))]
 
 
-def generate_each(engine: Engine, requests: Iterable[Request], ahead: int = AHEAD) -> Iterator[list[Completion]]:
+def generate_each(
+    engine: Engine, requests: Iterable[Request], ahead: int = AHEAD
+) -> Generator[list[Completion] | RequestError]:
     """As `generate`, for any number of requests: they are taken as the engine gets on, and answered in their order.
 
+    One that alone is at fault is answered by that error, and the others by their completions.
     ahead: requests that may be on their way at once, those included that wait for one before them.
     """
     coming, waiting = iter(requests), deque[_Waiting]()
@@ -66,13 +75,15 @@ def generate_each(engine: Engine, requests: Iterable[Request], ahead: int = AHEA
     try:
         while True:
             while len(waiting) < ahead and (request := next(coming, None)) is not None:
-                key = engine.add(request)
-                by_key[key] = _Waiting(request)
-                waiting.append(by_key[key])
+                waiting.append(_Waiting(request))
+                try:
+                    by_key[engine.add(request)] = waiting[-1]
+                except RequestError as error:
+                    waiting[-1].refuse(error)
             if not waiting:
                 return
             while waiting and waiting[0].whole:
-                yield waiting.popleft().completions()
+                yield waiting.popleft().answer()
             for delta in _deltas(engine, by_key) if by_key else ():
                 by_key[delta.key].add(delta)
                 if by_key[delta.key].whole:
@@ -88,7 +99,7 @@ class _Waiting:
     def __init__(self, request: Request) -> None:
         self._request = request
         self._growing = [Growing() for _ in range(request.sampling.n)]
-        self._done: dict[int, Completion] = {}
+        self._done: dict[int, Completion | RequestError] = {}
 
     @property
     def whole(self) -> bool:
@@ -97,11 +108,22 @@ class _Waiting:
     def add(self, delta: Delta) -> None:
         own = self._growing[delta.number]
         own.add(delta)
-        if delta.finish_reason:
+        if isinstance(delta.error, RequestError):
+            self._done[delta.number] = delta.error
+        elif delta.finish_reason:
             self._done[delta.number] = own.completion(self._request, delta)
 
-    def completions(self) -> list[Completion]:
-        return [self._done[number] for number in range(self._request.sampling.n)]
+    def refuse(self, error: RequestError) -> None:
+        self._done = dict.fromkeys(range(self._request.sampling.n), error)
+
+    def answer(self) -> list[Completion] | RequestError:
+        completions = []
+        for number in range(self._request.sampling.n):
+            done = self._done[number]
+            if isinstance(done, RequestError):
+                return done
+            completions.append(done)
+        return completions
 
 
 def stream(engine: Engine, request: Request) -> Iterator[Delta]:
@@ -119,6 +141,8 @@ def _pieces(engine: Engine, request: Request) -> Iterator[Delta]:
     try:
         while not ended:
             for delta in _deltas(engine, (key,)):
+                if delta.error is not None:
+                    raise delta.error
                 ended = bool(delta.finish_reason)
                 yield delta
     finally:
@@ -127,13 +151,13 @@ def _pieces(engine: Engine, request: Request) -> Iterator[Delta]:
 
 
 def _deltas(engine: Engine, keys: Container[int]) -> Iterator[Delta]:
-    """What is new of requests that alone are on their way. Raises TkError where one fails, and where there are others."""
+    """What is new of requests that alone are on their way. Raises TkError where the engine fails, and where there are others."""
     for delta in engine.step():
         if delta.key not in keys:
             raise TkError(
                 "The engine has been asked from elsewhere as well: several may ask it through tk.dispatch only."
             )
-        if delta.error is not None:
+        if delta.error is not None and not isinstance(delta.error, RequestError):
             raise delta.error
         yield delta
 

@@ -29,6 +29,10 @@ class DataError(TkError):
     """A row of a data file is wrong; the message starts with `file:line:`."""
 
 
+class RequestError(TkError):
+    """One request cannot be answered as it is, for the length of its prompt or the like; others can."""
+
+
 class StuckError(TkError):
     """A plugin's code did not return in its time; threads that it has started may still run."""
 

@@ -28,7 +28,7 @@ from tk.contracts import (
     Serving,
     Top,
 )
-from tk.errors import DataError, UsageError
+from tk.errors import DataError, RequestError, UsageError
 from tk.loading import Runtime, engine_folder, load, runtime, trained_head
 from tk.rows import Reading, open_source
 from tk.sample import Message, Part, Sample
@@ -116,7 +116,7 @@ class Numbered:
             while batch := list(islice(samples, BATCH)):
                 asked = [Request(e.ids, media=e.media) for e in loaded.template.encode(batch)]
                 for sample, request in zip(batch, asked, strict=True):
-                    if why := _no_room(request, loaded.model, answer=0):
+                    if why := _no_room(request, loaded.model):
                         raise DataError(f"{sample.origin}: {why}")
                 rows = loaded.engine.score(asked)
                 yield from (numbers(s.origin, row, loaded.model.head) for s, row in zip(batch, rows, strict=True))
@@ -161,7 +161,8 @@ class Answers:
     """Answers to every row of a config's data sources, in order, `sampling.n` for each, scored by its rewards.
 
     Iterating reads every row once before it loads the model, so that a bad one is told before anything is generated. A
-    prompt that the model has no room for comes with an error instead of an answer, and the others with theirs.
+    prompt that alone is at fault (RequestError: there is no room for it) comes with an error instead of an answer, and the
+    others with theirs.
     Raises UsageError where no source is named, DataError at a bad row.
     """
 
@@ -194,25 +195,19 @@ class Answers:
             while batch := list(islice(answered, BATCH)):
                 yield from self._answers(batch, scoring)
 
-    def _answered(self, loaded: Runtime, prompts: Iterator[Sample]) -> Iterator[tuple[Sample, list[Completion] | str]]:
+    def _answered(
+        self, loaded: Runtime, prompts: Iterator[Sample]
+    ) -> Iterator[tuple[Sample, list[Completion] | RequestError]]:
         """Samples in their order, each with its completions, or with why it has none."""
-        taken = deque[tuple[Sample, str]]()
+        taken = deque[Sample]()
 
         def asked() -> Iterator[Request]:
             while batch := list(islice(prompts, BATCH)):
-                for sample, request in zip(batch, requests(self._plan, loaded, batch), strict=True):
-                    taken.append((sample, _no_room(request, loaded.model)))
-                    if not taken[-1][1]:
-                        yield request
+                taken.extend(batch)
+                yield from requests(self._plan, loaded, batch)
 
-        def refused() -> Iterator[tuple[Sample, str]]:
-            while taken and taken[0][1]:
-                yield taken.popleft()
-
-        for completions in engines.generate_each(loaded.engine, asked()):
-            yield from refused()
-            yield taken.popleft()[0], completions
-        yield from refused()
+        for found in engines.generate_each(loaded.engine, asked()):
+            yield taken.popleft(), found
 
     def _prompts(self) -> Iterator[Sample]:
         """The rows' conversations up to where the assistant is to speak: a reference answer at the end is left out."""
@@ -221,12 +216,14 @@ class Answers:
                 raise DataError(f"{sample.origin}: there is nothing to answer: no message before the assistant's.")
             yield replace(sample, messages=sample.asked)
 
-    def _answers(self, batch: Sequence[tuple[Sample, list[Completion] | str]], scoring: Scoring) -> Iterator[Answer]:
-        flat = [(sample, each) for sample, found in batch if not isinstance(found, str) for each in found]
+    def _answers(
+        self, batch: Sequence[tuple[Sample, list[Completion] | RequestError]], scoring: Scoring
+    ) -> Iterator[Answer]:
+        flat = [(sample, each) for sample, found in batch if not isinstance(found, RequestError) for each in found]
         scores, index = scoring(flat) if flat else {}, count()
         for sample, found in batch:
-            if isinstance(found, str):
-                yield from [_failed(sample, found)] * self._plan.config.sampling.n
+            if isinstance(found, RequestError):
+                yield from [_failed(sample, str(found))] * self._plan.config.sampling.n
                 continue
             for completion in found:
                 at = next(index)
@@ -251,10 +248,10 @@ def _failed(sample: Sample, error: str) -> Answer:
     return Answer(sample.origin, sample.messages, "", "error", 0, error=error)
 
 
-def _no_room(request: Request, model: LoadedModel, answer: int = 1) -> str:
-    """Why a model has no positions for a request and an answer of so many tokens; "" where it has."""
+def _no_room(request: Request, model: LoadedModel) -> str:
+    """Why a model has no positions for a text; "" where it has."""
     limit = model.max_length
-    if limit is None or len(request.ids) + answer <= limit:
+    if limit is None or len(request.ids) <= limit:
         return ""
     return f"It has {len(request.ids)} tokens, and the model {limit} positions: shorten it."
 

@@ -123,7 +123,10 @@ class Engine(Protocol):
     """
 
     def add(self, request: Request) -> int:
-        """A key for the request, which no other has. Raises TkError, with nothing begun, for one that cannot be served."""
+        """A key for the request, which no other has. Raises TkError, with nothing begun, for one that cannot be served.
+
+        RequestError says that it alone is at fault, as a prompt is that leaves no room for an answer; so does a delta's error.
+        """
         ...
 
     def step(self) -> Sequence[Delta]:

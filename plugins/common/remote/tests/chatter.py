@@ -12,14 +12,15 @@ from tk_worker import Streams
 
 
 class Chatter:
-    def __init__(self, greeting, pause=0.0, refuse="", talks=0, forgets=False):
-        """talks: bytes that an event has besides. forgets: another digest in each process."""
+    def __init__(self, greeting, pause=0.0, refuse="", talks=0, forgets=False, room=0):
+        """talks: bytes that an event has besides. forgets: another digest in each process. room: tokens that it takes."""
         if refuse:
             raise ValueError(refuse)
         self._running, self._pause, self._weights = {}, pause, "none"
         self._more = {"more": "." * talks} if talks else {}
         self._own = f" of {os.getpid()}" if forgets else ""
         self.about = {"greeting": greeting, "packages": [n for n in ("torch", "tk", "msgspec") if n in sys.modules]}
+        self.about |= {"max_length": room} if room else {}
         print("chatter begins", flush=True)
 
     @property

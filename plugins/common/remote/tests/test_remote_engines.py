@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from tk.contracts import Engine, LoadedModel, Request, Sampling
-from tk.engines import generate, stream
-from tk.errors import TkError, UsageError
+from tk.engines import generate, generate_each, stream
+from tk.errors import RequestError, TkError, UsageError
 from tk_auto.family import AutoFamily
 from tk_conformance.tiny import tiny_checkpoint
 from tk_remote.engine import Remote
@@ -151,6 +151,16 @@ def test_what_is_refused_is_the_requests_own_fault(engine: Remote) -> None:
     with pytest.raises(TkError, match="A prompt is empty"):
         engine.add(asked())
     assert generate(engine, [asked(5)])[0][0].ids == (4, 3)
+
+
+def test_it_has_the_positions_that_the_engine_tells_of(model: LoadedModel, tmp_path: Path) -> None:
+    engine = remote(model, tmp_path, room=6)
+    try:
+        *others, long = generate_each(engine, [asked(5), asked(*[40] * 4), asked(*[7] * 6)])
+        assert [len(each[0].ids) for each in others if not isinstance(each, RequestError)] == [2, 2]
+        assert str(long) == "A prompt of 6 tokens fills the engine's 6 positions: shorten it."
+    finally:
+        engine.close()
 
 
 def test_a_failure_of_the_engine_is_told_with_its_log(engine: Remote) -> None:

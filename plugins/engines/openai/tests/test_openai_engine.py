@@ -20,8 +20,8 @@ from starlette.routing import Route
 import tk
 from tk.contracts import Completion, Engine, LoadedModel, Request, Sampling
 from tk.dispatch import Dispatcher
-from tk.engines import generate, stream
-from tk.errors import TkError, UsageError
+from tk.engines import generate, generate_each, stream
+from tk.errors import RequestError, TkError, UsageError
 from tk.sample import Message, Part
 from tk_auto.family import AutoFamily
 from tk_conformance.engines import check_engine
@@ -229,6 +229,19 @@ def test_a_judge_is_asked_by_messages(url: str, tmp_path: Path) -> None:
             asyncio.run(dispatcher.generate([Request([5, 6])]))
     finally:
         dispatcher.close()
+
+
+def test_a_conversation_without_room_is_its_own_fault(url: str, tmp_path: Path) -> None:
+    engine = opened(url, None, tmp_path)
+    try:
+        texts = ("a", "long " * 900, "b")
+        asked = [Request(messages=[Message("user", text)], sampling=Sampling(max_tokens=6, n=2)) for text in texts]
+        first, wrong, last = generate_each(engine, asked)
+        assert isinstance(wrong, RequestError)
+        assert "are the limit" in str(wrong)
+        assert [len(own) for own in (first, last) if not isinstance(own, RequestError)] == [2, 2]
+    finally:
+        engine.close()
 
 
 def test_a_judge_that_has_no_model_of_its_own_is_refused(base: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,8 @@ from transformers import AutoModelForCausalLM
 
 import tk
 from tk.contracts import Completion, Delta, LoadedModel, Request, Sampling
-from tk.engines import AdapterFolders, generate
-from tk.errors import UsageError
+from tk.engines import AdapterFolders, generate, generate_each
+from tk.errors import RequestError, UsageError
 from tk_auto.family import AutoFamily
 from tk_conformance.engines import check_engine
 from tk_conformance.tiny import tiny_checkpoint
@@ -175,6 +176,14 @@ def test_what_other_weights_have_read_is_not_gone_on_from(base: Path, engine: Vl
             left -= {delta.key} if delta.finish_reason else set()
     expected = generate(here(model), [Request(ids, Sampling(max_tokens=16))])[0][0].ids
     assert tuple(found) == tuple(expected)
+
+
+def test_a_prompt_without_room_is_its_own_fault(engine: VllmEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "model", replace(engine.model, max_length=4096))
+    wrong, answered = generate_each(engine, [Request([5] * 600), Request([5] * 500, Sampling(max_tokens=99))])
+    assert str(wrong) == "A prompt of 600 tokens fills the engine's 512 positions: shorten it."
+    assert not isinstance(answered, RequestError)
+    assert len(answered[0].ids) == 12
 
 
 def test_what_its_parser_refuses_is_told(base: Path, vllm_python: str, tmp_path: Path) -> None:

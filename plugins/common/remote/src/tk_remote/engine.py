@@ -58,13 +58,13 @@ class Remote(Base):
         self._link: Link | None = open()
 
     def add(self, request: Request) -> int:
-        limit = checked(request, self.model)
         if request.media:
             raise UsageError(f"The engine {self._name} takes text only: use the engine transformers.")
         if request.prompt_logps or request.model_logps:
             raise UsageError(f"The engine {self._name} tells log-probs of what it samples only.")
         stop_ids, texts = stops(request, self.model)
         link, key = self._linked(), next(self._keys)
+        limit = checked(request, self.model, link.about.get("max_length"))
         for number in range(request.sampling.n):
             name = f"{key}-{number}"
             self._asked[name] = _Asked(key, number, request, stop_ids, TextStream(self.model.tokenizer, texts))

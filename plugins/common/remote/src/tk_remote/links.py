@@ -32,7 +32,7 @@ class LostError(TkError):
 
 
 class Link(Protocol):
-    """about: what the engine told of itself when it began."""
+    """about: what the engine told of itself when it began; `max_length`: the tokens of a prompt and its answer."""
 
     about: Mapping[str, Any]
 

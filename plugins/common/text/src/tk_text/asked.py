@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from tk.contracts import LoadedModel, Request
-from tk.errors import TkError, UsageError
+from tk.errors import RequestError, TkError, UsageError
 
 
-def checked(request: Request, model: LoadedModel) -> int:
-    """Tokens that an answer to a request may have. Raises TkError for one that cannot be served."""
+def checked(request: Request, model: LoadedModel, most: int | None = None) -> int:
+    """Tokens that an answer to a request may have; most: positions that the engine has.
+
+    Raises RequestError for a prompt that is empty or leaves no room, else TkError for what cannot be served.
+    """
     sampling = request.sampling
     if request.messages:
         raise UsageError("This engine takes a prompt's tokens, not messages: a template makes them.")
     if not len(request.ids):
-        raise TkError("A prompt is empty: there is nothing to go on from.")
+        raise RequestError("A prompt is empty: there is nothing to go on from.")
     if request.media and model.media is None:
         raise TkError(f"The model takes text only, and the request has an {request.media[0].type}.")
     if request.media and request.prompt_logps:
@@ -36,10 +39,13 @@ def checked(request: Request, model: LoadedModel) -> int:
     for name, holds in bounds.items():
         if not holds:
             raise UsageError(f"sampling.{name}: {getattr(sampling, name)} is out of bounds.")
-    positions = model.max_length or 2**31
+    positions = min(model.max_length or 2**31, most or 2**31)
     room = positions - len(request.ids)
     if room < min(1, sampling.max_tokens):
-        raise TkError(f"A prompt of {len(request.ids)} tokens fills the model's {positions} positions.")
+        whose = "model" if positions == model.max_length else "engine"
+        raise RequestError(
+            f"A prompt of {len(request.ids)} tokens fills the {whose}'s {positions} positions: shorten it."
+        )
     return min(sampling.max_tokens, room)
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from tk.contracts import Delta, FinishReason, LoadedModel, Request
 from tk.engines import Base
-from tk.errors import TkError, UsageError
+from tk.errors import RequestError, TkError, UsageError
 from tk_openai.body import asks_for_sampled, chat_body, completion_body
 from tk_openai.options import OpenAIOptions
 from tk_remote.weights import written
@@ -39,6 +39,8 @@ ENDS: dict[str | None, FinishReason] = {
     "content_filter": "stop",
 }
 """The endpoint's word for how an answer ended -> tk's."""
+TOO_LONG = "context_length_exceeded"
+"""OpenAI's word for a prompt without room; others only say it in words, which are OpenAI's too."""
 
 
 @dataclass(eq=False)
@@ -259,6 +261,8 @@ class OpenAIEngine(Base):
             return self._late()
         if isinstance(error, openai.APIConnectionError):
             return self._unreached(error.__cause__ or said)
+        if status == 400 and (getattr(error, "code", None) == TOO_LONG or "maximum context length" in said):
+            return RequestError(f"{where}: {said}")
         mends = {
             401: f" Is its key in the environment variable {self.options.key_variable}?",
             404: " Is `url` right (up to /v1), and `model`?",

@@ -33,7 +33,12 @@ class Inside:
         self._adapters = {}
         self._tops = {}
         self._version = 0
-        self.about = {"vllm": __version__, "dtype": str(config.model_config.dtype), "digest": self.digest()}
+        self.about = {
+            "vllm": __version__,
+            "dtype": str(config.model_config.dtype),
+            "max_length": config.model_config.max_model_len,
+            "digest": self.digest(),
+        }
 
     @property
     def busy(self):

@@ -10,7 +10,7 @@ from typing import Any
 
 from starlette.responses import JSONResponse
 
-from tk.errors import DataError, TkError, UsageError
+from tk.errors import DataError, RequestError, TkError, UsageError
 
 TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
 """The `type` of an error by its status; others are the client's (4xx) or the server's (5xx)."""
@@ -49,7 +49,7 @@ def of_the_engine() -> Iterator[None]:
     """What an engine raises about a request: the client's fault where it asks for what cannot be had, else the server's."""
     try:
         yield
-    except (UsageError, DataError) as error:
+    except (UsageError, DataError, RequestError) as error:
         raise Refused(400, str(error)) from error
     except TkError as error:
         raise Refused(503, str(error), retry_after=1) from error
