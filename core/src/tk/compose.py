@@ -12,7 +12,7 @@ from tk.errors import UsageError
 from tk.registry import Registry
 
 if TYPE_CHECKING:
-    from tk.contracts import Method
+    from tk.contracts.methods import Method
 
 
 @dataclass(frozen=True)

@@ -84,9 +84,9 @@ from tk.contracts.runs import (
     Trainer,
     TrainPlan,
     TrainResult,
-    World,
 )
 from tk.contracts.serving import Server, Serving
+from tk.contracts.world import World
 
 __all__ = [
     "LM_HEAD",

@@ -10,7 +10,7 @@ from tk.config.sections import Sampling
 from tk.contracts.data import Batch, Example, Layout, Limit, Template
 from tk.contracts.generation import Completion, Request
 from tk.contracts.models import LM_HEAD, Head
-from tk.contracts.runs import World
+from tk.contracts.world import World
 from tk.sample import Sample
 
 if TYPE_CHECKING:

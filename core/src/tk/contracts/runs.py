@@ -9,21 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from tk.contracts.models import ParamGroup
+from tk.contracts.world import World
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
     from tk.compose import Plan
-
-
-@dataclass(frozen=True)
-class World:
-    """This process among the run's: rank in 0 … size-1, and its device ("cpu", "cuda:0")."""
-
-    rank: int
-    size: int
-    device: str
 
 
 class Strategy(Protocol):

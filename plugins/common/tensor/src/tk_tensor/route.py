@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from tk.errors import TkError
 from tk_tensor.branches import Masks, masks_for
 from tk_tensor.head import Projection
+from tk_tensor.nested import tensors
 from tk_tensor.probe import accepts, at_rest, distance, names, on_meta, probe_ids, tolerance
 
 SCALES = ("logit_scale", "logits_scaling", "lm_head_multiplier", "output_multiplier")
@@ -170,21 +171,8 @@ def _touched(module: nn.Module, ids: Tensor, idle: Mapping[str, Mapping[str, Ten
     for features in made:
         if isinstance(features, Mapping):
             features = {name: value for name, value in features.items() if name not in TOWER}
-        embedded = embedded + sum(tensor.sum() * 0 for tensor in _tensors(features))
+        embedded = embedded + sum(tensor.sum() * 0 for tensor in tensors(features) if tensor.is_floating_point())
     return embedded
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    """Every tensor of numbers in a nested output."""
-    if isinstance(value, Tensor):
-        if value.is_floating_point():
-            yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from _tensors(item)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _tensors(item)
 
 
 def _trained(module: nn.Module) -> set[int]:

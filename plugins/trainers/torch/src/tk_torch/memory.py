@@ -32,6 +32,7 @@ from tk_data.examples import ExampleSet
 from tk_data.heaviest import Heaviest
 from tk_tensor.given import PREFIX
 from tk_tensor.meter import WORKING, Meter, weightless
+from tk_tensor.nested import tensors
 from tk_torch.assemble import Parts
 from tk_torch.imagined import Alike, Imagined, zeros
 from tk_torch.precision import computed_in, computing
@@ -132,7 +133,7 @@ class _Rehearsal:
         self.meter.count(GRADIENTS, [p.grad for p in parameters])
         try:
             self.optimizer.step()
-            self.meter.count(OPTIMIZER, _tensors(self.optimizer.state))
+            self.meter.count(OPTIMIZER, tensors(self.optimizer.state))
             with self._moment("update"):
                 self.optimizer.step()
         except Exception:  # noqa: BLE001 - it works on numbers, as those do that compress their state
@@ -147,7 +148,7 @@ class _Rehearsal:
         optimizer = self.plan.one("optim").build()([ParamGroup([matrix])])
         matrix.grad = torch.zeros_like(matrix)
         optimizer.step()
-        return sum(t.untyped_storage().nbytes() for t in _tensors(optimizer.state)) / matrix.numel()
+        return sum(t.untyped_storage().nbytes() for t in tensors(optimizer.state)) / matrix.numel()
 
     def _go_through(self) -> None:
         parts = self.parts
@@ -163,7 +164,7 @@ class _Rehearsal:
         alike = cast(Strategy, Alike(self.world))
         updater = Updater(parts.method, cast(Any, self._scored), alike, self.optimizer, self.world)
         with self._moment("training step"):
-            self.meter.count(WORKING, _tensors([[batch.inputs, batch.fields] for batch in window]))
+            self.meter.count(WORKING, tensors([[batch.inputs, batch.fields] for batch in window]))
             updater.backward(window, updater.totals(window))
             if self.works_without_numbers:
                 self.optimizer.step()
@@ -230,15 +231,3 @@ class _Rehearsal:
                 return self._scored(moved.inputs, moved.fields, passes)
         finally:
             self.parts.training_mode(self.parts.scored)
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    """Every tensor in nested mappings and sequences."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from _tensors(item)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _tensors(item)
