@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from tk.contracts import Completion, Delta, Engine, PromptLogps, Request, Top
 from tk.errors import RequestError, TkError, UsageError
+from tk.sample import ToolCall
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,6 +31,7 @@ class Growing:
     logps: list[float] = field(default_factory=list)
     top: list[Top] = field(default_factory=list)
     prompt: PromptLogps | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
 
     def add(self, delta: Delta) -> None:
         self.ids += delta.ids
@@ -37,13 +39,14 @@ class Growing:
         self.logps += delta.logps
         self.top += delta.top
         self.prompt = self.prompt or delta.prompt
+        self.tool_calls += delta.tool_calls
 
     def completion(self, request: Request, last: Delta) -> Completion:
         """What it has come to with its last piece."""
         logps = tuple(self.logps) if request.sampling.logprobs else None
         top = tuple(self.top) if request.sampling.top_logprobs else None
         ids, text = tuple(self.ids), "".join(self.text)
-        return Completion(ids, text, last.finish_reason, logps, last.policy_version, top, self.prompt)
+        return Completion(ids, text, last.finish_reason, logps, last.policy_version, top, self.prompt, self.tool_calls)
 
 
 def generate(engine: Engine, requests: Sequence[Request]) -> list[list[Completion]]:
@@ -239,6 +242,7 @@ class Batched(Base):
                 c.policy_version,
                 top=c.top or (),
                 prompt=c.prompt,
+                tool_calls=c.tool_calls,
             )
             for key, completions in zip(waiting, answers, strict=True)
             for number, c in enumerate(completions)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 from tk.config.sections import Sampling
 from tk.contracts.media import Medium
 from tk.errors import TkError
-from tk.sample import Message
+from tk.sample import Message, ToolCall
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 class Request:
     """A prompt as token ids (templates tokenise, engines never do), and how to sample.
 
-    messages: instead of ids, for an engine with a template of its own (`own-template`): an endpoint that judges.
-
+    messages, tools: instead of ids, for an engine with a template of its own (`own-template`): an endpoint that judges. tools
+        are JSON schemas of functions, as in rows; their calls come back as `Completion.tool_calls`. Of ids `Template.read` tells.
     adapter: one of `LoadedModel.adapters`, or what an engine of its own knows by that name; "": the model's own (`adapters`).
     prompt_logps: whether log-probs of the prompt's own tokens are wanted (`prompt-logprobs`); then `sampling.max_tokens` may be
         0, and nothing is generated.
@@ -36,6 +36,7 @@ class Request:
     prompt_logps: bool = False
     model_logps: bool = False
     messages: Sequence[Message] = ()
+    tools: Sequence[Mapping[str, Any]] = ()
 
     @property
     def needs(self) -> Mapping[str, str]:
@@ -77,6 +78,7 @@ class Completion:
         token, where asked for. top: the `sampling.top_logprobs` likeliest tokens of the same distribution, in the place of each;
         those that cannot be sampled are left out.
     policy_version: the version last given to `Engine.update`. prompt: where asked for.
+    tool_calls: what an engine's own template has read of its answer; `text` is the rest of it.
     """
 
     ids: tuple[int, ...]
@@ -86,6 +88,7 @@ class Completion:
     policy_version: int = 0
     top: tuple[Top, ...] | None = None
     prompt: PromptLogps | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,7 @@ class Delta:
 
     key, number: of the request, as `Engine.add` gave it, and which of its `sampling.n` completions.
     logps, top: one a token, where asked for. error: why there is none, where the finish reason is "error".
-    prompt: with the first piece, where asked for.
+    prompt: with the first piece, where asked for. tool_calls: with the last one, whole.
     """
 
     text: str
@@ -107,6 +110,7 @@ class Delta:
     error: TkError | None = None
     top: tuple[Top, ...] = ()
     prompt: PromptLogps | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
 
 
 @runtime_checkable

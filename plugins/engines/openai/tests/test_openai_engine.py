@@ -6,6 +6,7 @@ import asyncio
 import json
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from tk.contracts import Completion, Engine, LoadedModel, Request, Sampling
 from tk.dispatch import Dispatcher
 from tk.engines import generate, generate_each, stream
 from tk.errors import RequestError, TkError, UsageError
-from tk.sample import Message, Part
+from tk.sample import Message, Part, ToolCall
 from tk_auto.family import AutoFamily
 from tk_conformance.engines import check_engine
 from tk_conformance.tiny import tiny_checkpoint
@@ -165,6 +166,29 @@ def test_an_endpoint_that_takes_no_weights_says_so(base: Path, tmp_path: Path) -
             engine.close()
 
 
+SAID = """
+from tk import component
+from tk.contracts import Completion
+from tk.engines import Batched
+
+CALL = '{"name": "weather", "arguments": {"city": "Zürich"}}'
+
+
+@component("engines", "said")
+class Said(Batched):
+    \"""Calls a tool until it is told that there is rain.\"""
+
+    def __init__(self, *, model, folder):
+        super().__init__()
+        self.tokenizer = model.tokenizer
+
+    def answer(self, requests):
+        return [[self._said(self.tokenizer.decode(r.ids), r.stop_ids[0])] for r in requests]
+
+    def _said(self, prompt, end):
+        text = "It rains." if "Rain." in prompt else f"Let me look.\\n<tool_call>\\n{CALL}\\n</tool_call>"
+        return Completion((*self.tokenizer(text, add_special_tokens=False)["input_ids"], end), text, "stop")
+"""
 LETTERS = """
 from tk import component
 from tk.contracts import Request, Sampling
@@ -327,13 +351,33 @@ def plain_url() -> Iterator[str]:
 
         return StreamingResponse(pieces(), media_type="text/event-stream")
 
-    async def chat(_: HttpRequest) -> Response:
+    async def chat(request: HttpRequest) -> Response:
+        body = await request.json()
+
         def piece(text: str, finish: str | None) -> str:
             logprobs = {"content": [{"token": text, "logprob": -1.0, "top_logprobs": []}]}
-            choice = {"index": 0, "delta": {"content": text}, "logprobs": logprobs, "finish_reason": finish}
+            return sent({"content": text}, logprobs, finish)
+
+        def sent(delta: dict[str, Any], logprobs: Any = None, finish: str | None = None) -> str:
+            choice = {"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
             head = {"id": "1", "object": "chat.completion.chunk", "created": 0, "model": "plain"}
             return f"data: {json.dumps({**head, 'choices': [choice]})}\n\n"
 
+        def called(index: int, name: str, arguments: str, id: str | None = None) -> str:
+            function = {"arguments": arguments, **({"name": name} if name else {})}
+            return sent({"tool_calls": [{"index": index, "id": id, "type": "function", "function": function}]})
+
+        if "tools" in body:
+            pieces = [
+                called(0, "look", "", "c1"),
+                called(1, "rest", "", "c2"),
+                called(0, "", '{"at":'),
+                called(0, "", '"a"}'),
+            ]
+            if body["max_completion_tokens"] == 99:
+                pieces = [called(0, "look", "[1]", "c1")]
+            end = [sent({}, finish="tool_calls"), "data: [DONE]\n\n"]
+            return StreamingResponse(iter([piece("Let me see.", None), *pieces, *end]), media_type="text/event-stream")
         said = [piece("he", None), piece("llo", "length"), "data: [DONE]\n\n"]
         return StreamingResponse(iter(said), media_type="text/event-stream")
 
@@ -398,5 +442,65 @@ def test_messages_are_written_with_their_pictures(tmp_path: Path) -> None:
         {"type": "image_url", "image_url": {"url": "https://x/y.png"}},
     ]
     assert (body["seed"], body["stop"], body["extra_body"]) == (0, ["x"], {"reasoning": "low"})
-    with pytest.raises(UsageError, match="Calls of tools"):
+    with pytest.raises(UsageError, match="answers no call"):
         chat_body(Request(messages=[Message("tool", "x")]), "m", options)
+
+
+def test_calls_have_names_and_their_answers_the_same() -> None:
+    looks = ToolCall("look", {"at": "Zürich"})
+    messages = [
+        Message("user", "Is it?"),
+        Message("assistant", "", (looks, ToolCall("look", {}, "mine"), looks)),
+        Message("tool", "no", tool_call_id="mine"),
+        Message("tool", "yes"),
+        Message("tool", "maybe"),
+        Message("assistant", "Again.", (looks,)),
+        Message("tool", "yes"),
+    ]
+    tool = {"type": "function", "function": {"name": "look", "parameters": {"type": "object", "properties": {}}}}
+    body = chat_body(Request(messages=messages, tools=[tool]), "m", OpenAIOptions(url="http://x/v1"))
+    _, first, *answers, again, last = body["messages"]
+    assert body["tools"] == [tool]
+    assert first["content"] is None
+    assert [call["id"] for call in first["tool_calls"]] == ["call_0", "mine", "call_1"]
+    assert json.loads(first["tool_calls"][0]["function"]["arguments"]) == {"at": "Zürich"}
+    assert [one["tool_call_id"] for one in answers] == ["mine", "call_0", "call_1"]
+    assert (again["content"], again["tool_calls"][0]["id"], last["tool_call_id"]) == ("Again.", "call_2", "call_2")
+    with pytest.raises(UsageError, match="answers no call"):
+        chat_body(Request(messages=[*messages, Message("tool", "x")]), "m", OpenAIOptions(url="http://x/v1"))
+
+
+def test_calls_of_tools_come_in_pieces(plain_url: str, tmp_path: Path) -> None:
+    engine = opened(plain_url, None, tmp_path, model="plain")
+    asked = Request(messages=[Message("user", "x")], tools=[{"type": "function", "function": {"name": "look"}}])
+    try:
+        ((made,),) = generate(engine, [asked])
+        assert made.tool_calls == (ToolCall("look", {"at": "a"}, "c1"), ToolCall("rest", {}, "c2"))
+        assert (made.text, made.finish_reason) == ("Let me see.", "stop")
+        with pytest.raises(RequestError, match="call of look are no JSON object: '.1.'"):
+            generate(engine, [replace(asked, sampling=Sampling(max_tokens=99))])
+    finally:
+        engine.close()
+
+
+def test_a_server_reads_its_calls_and_is_told_what_came_of_them(base: Path, tmp_path: Path) -> None:
+    folder = tiny_checkpoint(tmp_path / "caller", "llama", vocab=300, max_position_embeddings=4096)
+    (tmp_path / "said.py").write_text(SAID)
+    plugin = {"files": [str(tmp_path / "said.py")]}
+    tool = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}}
+    user = Message("user", "Is it raining?")
+    with tk.serve(model=str(folder), template="chatml", engine="said", plugins=plugin, server={"port": 0}) as serving:
+        engine = opened(f"{serving.url}/v1", None, tmp_path)
+        try:
+            ((made,),) = generate(engine, [Request(messages=[user], tools=[tool])])
+            (call,) = made.tool_calls
+            assert (made.text, call.name, call.arguments) == ("Let me look.", "weather", {"city": "Zürich"})
+            turns = [
+                user,
+                Message("assistant", made.text, made.tool_calls),
+                Message("tool", "Rain.", tool_call_id=call.id),
+            ]
+            ((last,),) = generate(engine, [Request(messages=turns, tools=[tool])])
+            assert (last.text, last.tool_calls) == ("It rains.", ())
+        finally:
+            engine.close()

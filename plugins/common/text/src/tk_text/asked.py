@@ -14,8 +14,8 @@ def checked(request: Request, model: LoadedModel, most: int | None = None) -> in
     Raises RequestError for a prompt that is empty or leaves no room, else TkError for what cannot be served.
     """
     sampling = request.sampling
-    if request.messages:
-        raise UsageError("This engine takes a prompt's tokens, not messages: a template makes them.")
+    if request.messages or request.tools:
+        raise UsageError("This engine takes a prompt's tokens, not messages and tools: a template makes them.")
     if not len(request.ids):
         raise RequestError("A prompt is empty: there is nothing to go on from.")
     if request.media and model.media is None:

@@ -11,6 +11,7 @@ from typing import Any
 from tk.contracts import Request, Sampling
 from tk.errors import TkError, UsageError
 from tk.sample import Message, Part
+from tk_openai.calls import Named
 from tk_openai.options import OpenAIOptions
 
 
@@ -18,9 +19,11 @@ def chat_body(request: Request, model: str, options: OpenAIOptions) -> dict[str,
     """The fields of /chat/completions. What the protocol does not have (top_k …) is sent only where it is asked for."""
     sampling = request.sampling
     own: dict[str, Any] = {
-        "messages": [_message(message) for message in request.messages],
+        "messages": _messages(request.messages),
         "max_completion_tokens": sampling.max_tokens,
     }
+    if request.tools:
+        own["tools"] = list(request.tools)
     if sampling.logprobs:
         own["logprobs"] = True
     further = _further(sampling, options)
@@ -65,12 +68,17 @@ def _further(sampling: Sampling, options: OpenAIOptions) -> dict[str, Any]:
     return found
 
 
-def _message(message: Message) -> dict[str, Any]:
-    if message.tool_calls or message.role == "tool":
-        raise UsageError("Calls of tools are not sent to an endpoint.")
-    if isinstance(message.content, str):
-        return {"role": message.role, "content": message.content}
-    return {"role": message.role, "content": [_part(part) for part in message.content]}
+def _messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
+    named, made = Named(), list[dict[str, Any]]()
+    for message in messages:
+        content = message.content if isinstance(message.content, str) else [_part(part) for part in message.content]
+        own: dict[str, Any] = {"role": message.role, "content": content}
+        if message.role == "tool":
+            own["tool_call_id"] = named.answered(message)
+        elif message.tool_calls:
+            own |= {"content": content or None, "tool_calls": named.made(message.tool_calls)}
+        made.append(own)
+    return made
 
 
 def _part(part: Part) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from tk.contracts import Delta, FinishReason, LoadedModel, Request
 from tk.engines import Base
 from tk.errors import RequestError, TkError, UsageError
 from tk_openai.body import asks_for_sampled, chat_body, completion_body
+from tk_openai.calls import Calls
 from tk_openai.options import OpenAIOptions
 from tk_remote.weights import written
 from tk_text.asked import checked, stops
@@ -177,13 +178,17 @@ class OpenAIEngine(Base):
 
     async def _chat(self, key: int, request: Request) -> AsyncIterator[Delta]:
         body = chat_body(request, await self._model(), self.options)
+        calls = [Calls() for _ in range(request.sampling.n)]
         async for chunk in await self._client.chat.completions.create(**body, stream=True):
             self._check(chunk, request)
             for choice in chunk.choices:
                 listed = choice.logprobs.content if choice.logprobs else None
                 logps = tuple(one.logprob for one in listed or ())
-                finish = self._finish(choice.finish_reason)
-                yield Delta(choice.delta.content or "", (), finish, key, choice.index, logps, self.version)
+                own, finish = calls[choice.index], self._finish(choice.finish_reason)
+                own.add(choice.delta.tool_calls or ())
+                made = own.whole() if finish else ()
+                text = choice.delta.content or ""
+                yield Delta(text, (), finish, key, choice.index, logps, self.version, tool_calls=made)
 
     async def _completion(self, key: int, request: Request) -> AsyncIterator[Delta]:
         """Raises TkError for an endpoint that tells no token ids where they are needed."""
