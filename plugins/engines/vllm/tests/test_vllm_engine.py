@@ -6,7 +6,6 @@ import json
 import os
 import signal
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +35,8 @@ PROMPTS = ([5, 6, 7], [9, 8, 7, 6, 5, 4, 3, 40, 41])
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_checkpoint(tmp_path_factory.mktemp("m") / "llama", "llama", vocab=300, head_dim=32)
+    folder = tmp_path_factory.mktemp("m") / "llama"
+    return tiny_checkpoint(folder, "llama", vocab=300, head_dim=32, max_position_embeddings=1024)
 
 
 @pytest.fixture(scope="module")
@@ -178,8 +178,7 @@ def test_what_other_weights_have_read_is_not_gone_on_from(base: Path, engine: Vl
     assert tuple(found) == tuple(expected)
 
 
-def test_a_prompt_without_room_is_its_own_fault(engine: VllmEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "model", replace(engine.model, max_length=4096))
+def test_a_prompt_without_room_is_its_own_fault(engine: VllmEngine) -> None:
     wrong, answered = generate_each(engine, [Request([5] * 600), Request([5] * 500, Sampling(max_tokens=99))])
     assert str(wrong) == "A prompt of 600 tokens fills the engine's 512 positions: shorten it."
     assert not isinstance(answered, RequestError)
