@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 
 from tk.config.sections import MediaSection
 from tk.errors import DataError
@@ -199,6 +200,19 @@ def test_how_a_camera_was_held(tmp_path: Path, turned: int) -> None:
     exif[0x0112] = turned
     path = saved(tmp_path / "a.png", stored, exif=exif)
     assert np.array_equal(np.asarray(read(str(path))), NOISE)
+    content = path.read_bytes()
+    begin = content.index(b"eXIf") - 4
+    end = begin + 12 + int.from_bytes(content[begin : begin + 4])
+    assert end < content.index(b"IDAT")
+    path.write_bytes(content[:begin] + content[end:-12] + content[begin:end] + content[-12:])  # behind the pixels
+    assert np.array_equal(np.asarray(read(str(path))), NOISE)
+    assert np.array_equal(np.asarray(read(path.read_bytes())), NOISE)
+
+
+def test_pixels_of_a_png_are_not_decoded_for_its_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = saved(tmp_path / "a.png")
+    monkeypatch.setattr(PngImageFile, "load", lambda _: pytest.fail("it is decoded"))
+    assert READER.size(str(path), ROW) == (40, 60)
 
 
 def test_sixteen_bits_keep_their_brightness(tmp_path: Path) -> None:

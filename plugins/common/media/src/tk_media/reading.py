@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 from urllib.parse import unquote_to_bytes
 
 import numpy as np
@@ -23,6 +24,8 @@ ORIENTATION, SIDEWAYS = 0x0112, range(5, 9)
 TAIL = 4096
 ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
 """What stands at the end of a whole file."""
+TELLING = (b"eXIf", b"tEXt", b"zTXt", b"iTXt")
+"""Chunks of a PNG that may tell how it was held."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ class Reader:
             width, height = picture.size
             if _lacks_end(source, picture.format):
                 picture.load()  # raises for one that is cut off; others have more behind the picture
-            if picture.getexif().get(ORIENTATION) in SIDEWAYS:
+            if _exif(picture, source).get(ORIENTATION) in SIDEWAYS:
                 width, height = height, width
         return height, width
 
@@ -133,8 +136,33 @@ def _lacks_end(source: str, kind: str | None) -> bool:
     end = ENDS.get(kind or "")
     if end is None:
         return False
-    stream = _stream(source, "")
-    with open(stream, "rb") if isinstance(stream, str) else stream as file:
+    with _file(source) as file:
         size = file.seek(0, io.SEEK_END)
         file.seek(max(0, size - TAIL))
         return end not in file.read()
+
+
+def _exif(picture: Image.Image, source: str) -> Image.Exif:
+    """PIL decodes a PNG for what may stand behind its pixels; few have anything there."""
+    if picture.format != "PNG" or _tells_more_behind(source):
+        return picture.getexif()
+    return Image.Image.getexif(picture)
+
+
+def _tells_more_behind(source: str) -> bool:
+    """Whether a PNG has EXIF, or text in which it may be, behind its pixels (chunks: W3C PNG 3rd edition, section 5.3)."""
+    pixels = False
+    with _file(source) as file:
+        file.seek(8)  # the signature
+        while len(head := file.read(8)) == 8:
+            kind = head[4:]
+            if pixels and kind in TELLING:
+                return True
+            pixels |= kind == b"IDAT"
+            file.seek(int.from_bytes(head[:4]) + 4, io.SEEK_CUR)  # and its checksum
+    return False
+
+
+def _file(source: str) -> BinaryIO:
+    stream = _stream(source, "")
+    return open(stream, "rb") if isinstance(stream, str) else stream
