@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from tk import plugins
+from tk import entries, plugins
 from tk.specs import KINDS
 
 ROOT = Path(__file__).parents[1]
@@ -47,8 +47,7 @@ EXPLAINED: Mapping[tuple[str, str], str] = {
 def repository_plugins() -> plugins.Registry:
     """What the packages of this repository register, whatever else is installed."""
     own = [d for d in distributions() if (d.name or "").startswith("tk-plugin-")]
-    entries = [entry for d in own for entry in d.entry_points if entry.group == plugins.GROUP]
-    return plugins.load(plugins.Selection(), found=entries)
+    return plugins.load(plugins.Selection(), found=[entry for d in own for entry in entries.of(d)])
 
 
 @cache

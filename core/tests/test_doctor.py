@@ -155,6 +155,21 @@ def test_metadata_that_stands_twice_and_files_that_are_gone(report, install, sit
     assert "its metadata stands 2 times on the path" in found.why
 
 
+@pytest.mark.parametrize("content", [b"[tk]\nno value\n", b"\xff\xfe[tk]\n"])
+def test_entry_points_that_cannot_be_read_are_told_and_hide_no_other(report, install, site, content):
+    install("tk-plugin-here", LOCAL.format(module="tk_plugin_here"))
+    for name in ("tk-plugin-bad", "anybodys"):
+        install(name, "")
+        (site / f"{name.replace('-', '_')}-1.0.dist-info" / "entry_points.txt").write_bytes(content)
+    found = report("tk-plugin-here", "tk-plugin-bad", "anybodys")
+    assert state(found, "tk-plugin-here").state == "ok"
+    assert [c.usable for c in found.components] == [True]
+    bad = state(found, "tk-plugin-bad")
+    assert (bad.state, bad.why.partition(" (")[0]) == ("broken", "its entry_points.txt cannot be read")
+    assert "uninstall tk-plugin-bad" in bad.mend
+    assert "anybodys" not in [plugin.distribution for plugin in found.plugins]
+
+
 def test_an_editable_install_whose_folder_has_moved_on_is_stale(install, site, tmp_path):
     install("tk-plugin-here", LOCAL.format(module="tk_plugin_here"))
     folder = tmp_path / "source"

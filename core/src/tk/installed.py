@@ -21,10 +21,9 @@ from urllib.parse import unquote, urlparse
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
+from tk import entries
+from tk.entries import GROUP, KERNEL
 from tk.errors import TkError
-
-GROUP = "tk"
-KERNEL = "tk-kernel"
 
 
 def normal(name: str) -> str:
@@ -33,7 +32,7 @@ def normal(name: str) -> str:
 
 
 def is_plugin(found: Distribution) -> bool:
-    return any(entry.group == GROUP for entry in found.entry_points)
+    return bool(entries.of(found))
 
 
 def requirements(found: Distribution) -> list[Requirement]:
@@ -132,7 +131,7 @@ def _moved_on(found: Distribution, folder: Path) -> str:
     except TkError as error:
         return str(error).rstrip(".")
     declared = project.get("entry-points", {}).get(GROUP, {})
-    known = {entry.name: entry.value for entry in found.entry_points if entry.group == GROUP}
+    known = {entry.name: entry.value for entry in entries.of(found)}
     if project and declared != known:
         return f"it is installed with other entry points than {file} has"
     return ""

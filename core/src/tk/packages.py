@@ -25,10 +25,10 @@ from urllib.parse import unquote
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 
+from tk import entries
+from tk.entries import KERNEL, PREFIX
 from tk.errors import TkError, UsageError, nearest
-from tk.installed import KERNEL, Installed, Source, is_plugin, normal, project_of, source
-
-PREFIX = "tk-plugin-"
+from tk.installed import Installed, Source, is_plugin, normal, project_of, source
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def named(word: str, there: Installed) -> str:
     if normal(word) in there.own():
         return normal(word)
     plugins = there.plugins()
-    by_entry = [name for name, found in plugins.items() if word in (e.name for e in found.entry_points)]
+    by_entry = [name for name, found in plugins.items() if word in (e.name for e in entries.of(found))]
     full = normal(word if "tk" in re.split(r"[-_.]", word) else PREFIX + word)
     return by_entry[0] if len(by_entry) == 1 and full not in plugins else full
 

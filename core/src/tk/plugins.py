@@ -11,19 +11,18 @@ import io
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
 import pluggy
 
-from tk import hookspecs, local, needs
+from tk import entries, hookspecs, local, needs
 from tk.capabilities import CAPABILITIES, is_known
 from tk.errors import TkError, UsageError, nearest
 from tk.registry import Component, Plugin, Registry
 from tk.specs import KERNEL_SECTIONS, KINDS, TK_API, KindSpec, Spec
 
-GROUP = "tk"
 _DIALECTS = "dialects"
 
 
@@ -67,7 +66,7 @@ def load(selection: Selection | None = None, *, found: Iterable[EntryPoint] | No
     any broken plugin.
     """
     chosen = selection or Selection.from_environment()
-    return _Loader(chosen).run(entry_points(group=GROUP) if found is None else found)
+    return _Loader(chosen).run(entries.every() if found is None else found)
 
 
 class ApiError(TkError):

@@ -12,10 +12,10 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from typing import Any
 
-from tk import plugins
+from tk import entries, plugins
 from tk.registry import Component
 
 Tell = Callable[[Any], None]
@@ -28,15 +28,15 @@ def discover(asked: Mapping[str, Any], tell: Tell) -> None:
     Before a plugin is loaded it is told ("loading"), so that one which ends the process is known.
     """
 
-    def entries() -> Iterator[EntryPoint]:
-        for entry in entry_points(group=plugins.GROUP):
+    def found() -> Iterator[EntryPoint]:
+        for entry in entries.every():
             pair = [entry.dist.name if entry.dist else "", entry.name]
             if pair not in asked["without"] and (asked["only"] is None or pair in asked["only"]):
                 tell({"loading": pair})
                 yield entry
         tell({"loading": None})
 
-    registry = plugins.load(replace(plugins.Selection.from_environment(), strict=False), found=entries())
+    registry = plugins.load(replace(plugins.Selection.from_environment(), strict=False), found=found())
     for plugin in registry.plugins:
         tell(
             {

@@ -10,14 +10,15 @@ import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.metadata import EntryPoint, PackageNotFoundError, distribution, entry_points
+from importlib.metadata import EntryPoint, PackageNotFoundError, distribution
 from pathlib import Path
 from typing import get_args
 
 import msgspec
 
 from tk.config.options import Option, options_of
-from tk.plugins import GROUP, Selection, load
+from tk.entries import GROUP, every, of
+from tk.plugins import Selection, load
 from tk.registry import Component, Plugin, Registry
 from tk.testing.contracts import missing
 from tk.testing.need import need
@@ -38,7 +39,7 @@ class Package:
     def installed(cls, name: str) -> Package:
         """The installed distribution of that name. Raises PackageNotFoundError."""
         found = distribution(name)
-        return cls(found.name, tuple(found.entry_points.select(group=GROUP)))
+        return cls(found.name, tuple(of(found)))
 
     @classmethod
     def at(cls, folder: Path) -> Package | None:
@@ -67,7 +68,7 @@ class Package:
     def registry(self) -> Registry:
         """Every installed plugin's kinds, and the components of this package alone."""
         own = {(entry.name, entry.value) for entry in self.entries}
-        others = [entry for entry in entry_points(group=GROUP) if (entry.name, entry.value) not in own]
+        others = [entry for entry in every() if (entry.name, entry.value) not in own]
         everything = load(Selection(), found=[*self.entries, *others])
         plugins = [plugin for plugin in everything.plugins if (plugin.name, plugin.value) in own]
         names = {plugin.distribution for plugin in plugins}
