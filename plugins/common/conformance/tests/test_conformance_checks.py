@@ -104,7 +104,7 @@ PROMPTS = ([40, 41, 42], [60, 61, 62, 63, 64])
 
 
 def test_the_transformers_engine_passes(engine: Any) -> None:
-    check_engine(engine, PROMPTS)
+    check_engine(engine, PROMPTS, most=engine.model.max_length)
 
 
 @dataclass
@@ -117,6 +117,8 @@ class Careless:
     def _known(self, request: Request) -> Request:
         if self.forgets == "stop_ids":
             return replace(request, stop_ids=(299,))
+        if self.forgets == "room":
+            return replace(request, ids=request.ids[:500])
         values = {"seed": None, "max_tokens": 5, "stop": ()}
         return replace(request, sampling=replace(request.sampling, **{self.forgets: values[self.forgets]}))
 
@@ -132,11 +134,17 @@ class Careless:
 
 @pytest.mark.parametrize(
     ("forgets", "message"),
-    [("seed", "seed"), ("max_tokens", "gave 5 tokens"), ("stop", "stop string"), ("stop_ids", "a stop token does not")],
+    [
+        ("seed", "seed"),
+        ("max_tokens", "gave 5 tokens"),
+        ("stop", "stop string"),
+        ("stop_ids", "a stop token does not"),
+        ("room", "without room"),
+    ],
 )
 def test_an_engine_that_forgets_fails(engine: Any, forgets: str, message: str) -> None:
     with pytest.raises(AssertionError, match=message):
-        check_engine(Careless(engine, forgets), PROMPTS)  # type: ignore[arg-type]
+        check_engine(Careless(engine, forgets), PROMPTS, most=engine.model.max_length)  # type: ignore[arg-type]
 
 
 # --- losses -----------------------------------------------------------------------------------------------------------

@@ -74,7 +74,7 @@ def same(a: list[list[Completion]], b: list[list[Completion]]) -> bool:
 
 def test_it_behaves_as_an_engine(engine: OpenAIEngine) -> None:
     assert isinstance(engine, Engine)
-    check_engine(engine, PROMPTS)
+    check_engine(engine, PROMPTS, most=512)
 
 
 def test_answers_are_those_of_the_engine_in_the_process(engine: OpenAIEngine, base: Path) -> None:

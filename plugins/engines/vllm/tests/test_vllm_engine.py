@@ -86,7 +86,7 @@ def same(ours: list[Completion], theirs: list[Completion]) -> bool:
 
 
 def test_it_behaves_as_an_engine(engine: VllmEngine) -> None:
-    check_engine(engine, PROMPTS)
+    check_engine(engine, PROMPTS, most=512)
 
 
 def test_log_probs_are_of_the_sampled_distribution(engine: VllmEngine, base: Path) -> None:

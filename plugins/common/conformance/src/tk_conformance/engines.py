@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tk.contracts import Completion, Delta, Engine, Request, Sampling
-from tk.engines import generate, stream
+from tk.engines import generate, generate_each, stream
+from tk.errors import RequestError
 from tk.testing.need import need
 
 TOKENS = 12
 
 
-def check_engine(engine: Engine, prompts: Sequence[Sequence[int]], *, streams: bool = True) -> None:
+def check_engine(
+    engine: Engine, prompts: Sequence[Sequence[int]], *, streams: bool = True, most: int | None = None
+) -> None:
     """Limits, stop tokens and strings, greedy decoding, seeds, several completions, log-probs, company, and streams.
 
     prompts: at least two, of different lengths, whose greedy answers run for 12 tokens without an end token.
+    most: positions of the model, which a prompt and its answer have to fit into.
     """
     free = [_one(engine, Request(ids, Sampling(max_tokens=TOKENS, temperature=0))) for ids in prompts]
     for completion in free:
@@ -25,6 +29,8 @@ def check_engine(engine: Engine, prompts: Sequence[Sequence[int]], *, streams: b
     _check_stops(engine, prompts[0], free[0])
     _check_seeds(engine, prompts)
     _check_company(engine, prompts[0], prompts[1], free[1])
+    if most is not None:
+        _check_room(engine, prompts[0], most)
     if streams:
         _check_stream(engine, prompts[0])
 
@@ -82,6 +88,14 @@ def _check_company(engine: Engine, prompt: Sequence[int], other: Sequence[int], 
         tuple(i for d in found for i in d.ids) == free.ids,
         "a request that comes later, or a cancelled one, changes tokens",
     )
+
+
+def _check_room(engine: Engine, prompt: Sequence[int], most: int) -> None:
+    greedy = Sampling(max_tokens=TOKENS, temperature=0)
+    long = [prompt[0]] * most
+    wrong, cut = generate_each(engine, [Request(long, greedy), Request(long[2:], greedy)])
+    need(isinstance(wrong, RequestError), "a prompt without room is not refused as the request's own fault")
+    need(not isinstance(cut, RequestError) and len(cut[0].ids) <= 2, "an answer goes on beyond the model's positions")
 
 
 def _check_stream(engine: Engine, prompt: Sequence[int]) -> None:
