@@ -16,7 +16,7 @@ from tk import hookspecs, needs, plugins
 from tk.capabilities import CAPABILITIES
 from tk.config.options import Option, options_of
 from tk.config.sections import FIXED
-from tk.contracts import data, dialects, generation, methods, models, runs, serving
+from tk.contracts import data, dialects, generation, methods, models, runs, serving, world
 from tk.plugins import Selection
 from tk.registry import Component, Registry
 
@@ -50,7 +50,7 @@ def hooks(registry: Registry) -> str:
 
 
 def _protocols() -> Iterator[tuple[str, str]]:
-    for module in (data, methods, models, runs, generation, serving, dialects):
+    for module in (data, methods, models, world, runs, generation, serving, dialects):
         source = inspect.getsource(module)
         lines = source.splitlines()
         for node in ast.parse(source).body:

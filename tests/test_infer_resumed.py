@@ -17,7 +17,7 @@ def test_killed_inference_goes_on_and_answers_each_row_once(
     command: Callable[..., Any], inputs: Path, tmp_path: Path
 ) -> None:
     rows = tmp_path / "rows.jsonl"
-    rows.write_text("".join(json.dumps({"prompt": f"{n} and", "answer": str(n)}) + "\n" for n in range(120)))
+    rows.write_text("".join(json.dumps({"prompt": f"{n} and", "answer": str(n)}) + "\n" for n in range(240)))
     common = ["infer", "--model", str(inputs / "model"), "--input", str(rows), "--rewards", "accuracy"]
     common += ["--sampling.max-tokens", "8", "--sampling.n", "2", "--sampling.temperature", "1", "--sampling.seed", "1"]
     whole, path = tmp_path / "whole.jsonl", tmp_path / "answers.jsonl"
@@ -26,12 +26,12 @@ def test_killed_inference_goes_on_and_answers_each_row_once(
     with subprocess.Popen(
         [sys.executable, "-m", "tk", *common, "--to", str(path)], stderr=subprocess.DEVNULL
     ) as killed:
-        while not (part.exists() and part.read_bytes().count(b"\n") > 40):
+        while not (part.exists() and part.read_bytes().count(b"\n") > 60):
             assert killed.poll() is None
             time.sleep(0.005)
         killed.kill()
     kept = part.read_bytes().count(b"\n")
-    assert 40 < kept < 240
+    assert 60 < kept < 480
     refused = command(*common, "--to", path)
     assert refused.code == 2
     assert "--resume goes on" in refused.err

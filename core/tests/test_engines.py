@@ -68,7 +68,8 @@ class Backwards(Base):
         if token == 0:
             return Delta("", (), "error", key, number, error=TkError("Nothing cannot be said."))
         if token == 16:
-            return Delta("", (), "error", key, number, error=RequestError("Sixteen is too much."))
+            error = RequestError("Sixteen is too much.", too_long=True)
+            return Delta("", (), "error", key, number, error=error)
         return Delta(f"{token} ", (token,), reason, key, number, (-float(number),), 3)  # type: ignore[arg-type]
 
 
@@ -171,7 +172,7 @@ def test_an_engine_of_batches_answers_at_the_next_step() -> None:
     class Twice(Batched):
         def answer(self, requests: Sequence[Request]) -> list[list[Completion]]:
             if any(not r.ids for r in requests):
-                raise TkError("Empty.")
+                raise RequestError("Empty.")
             return [[Completion(tuple(r.ids) * 2, "", "stop") for _ in range(r.sampling.n)] for r in requests]
 
     engine = Twice()
@@ -184,6 +185,20 @@ def test_an_engine_of_batches_answers_at_the_next_step() -> None:
     assert engine.step() == []
     with pytest.raises(TkError, match="Empty"):
         generate(engine, [asked(1), asked()])
+    first, wrong, last = generate_each(engine, [asked(1), asked(n=2), asked(2)])
+    assert ([first[0].ids, last[0].ids], str(wrong)) == ([(1, 1), (2, 2)], "Empty.")  # type: ignore[index]
+
+
+def test_one_error_is_enough_for_all_completions_of_a_request_which_is_forgotten() -> None:
+    class Once(Backwards):
+        def step(self) -> list[Delta]:
+            return [delta for delta in super().step() if delta.error is None or delta.number == 1]
+
+    engine = Once()
+    wrong, answered = generate_each(engine, [asked(*range(20, 30), 16, n=2), asked(*range(20, 31))])
+    assert str(wrong) == "Sixteen is too much."
+    assert not isinstance(answered, RequestError)
+    assert not engine.flying
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from tk.contracts import Completion, Delta, Engine, PromptLogps, Request, Top
 from tk.errors import RequestError, TkError, UsageError
@@ -55,14 +55,10 @@ def generate(engine: Engine, requests: Sequence[Request]) -> list[list[Completio
     Raises TkError for a request that cannot be served; the others are cancelled.
     """
     order = sorted(range(len(requests)), key=lambda place: -len(requests[place].ids))
-    answers = generate_each(engine, (requests[place] for place in order), ahead=len(requests))
-    found: dict[int, list[Completion]] = {}
+    answers = _each(engine, (requests[place] for place in order), len(requests), at_once=True)
     with closing(answers):
-        for place, answer in zip(order, answers, strict=True):
-            if isinstance(answer, RequestError):
-                raise answer
-            found[place] = answer
-    return [found[place] for place in range(len(requests))]
+        found = dict(zip(order, answers, strict=True))
+    return [cast(list[Completion], found[place]) for place in range(len(requests))]
 
 
 def generate_each(
@@ -73,6 +69,13 @@ def generate_each(
     One that alone is at fault is answered by that error, and the others by their completions.
     ahead: requests that may be on their way at once, those included that wait for one before them.
     """
+    return _each(engine, requests, ahead, at_once=False)
+
+
+def _each(
+    engine: Engine, requests: Iterable[Request], ahead: int, *, at_once: bool
+) -> Generator[list[Completion] | RequestError]:
+    """at_once: raise a RequestError when it is heard, as any other."""
     coming, waiting = iter(requests), deque[_Waiting]()
     by_key: dict[int, _Waiting] = {}
     try:
@@ -82,51 +85,49 @@ def generate_each(
                 try:
                     by_key[engine.add(request)] = waiting[-1]
                 except RequestError as error:
-                    waiting[-1].refuse(error)
+                    if at_once:
+                        raise
+                    waiting[-1].refused = error
             if not waiting:
                 return
             while waiting and waiting[0].whole:
                 yield waiting.popleft().answer()
             for delta in _deltas(engine, by_key) if by_key else ():
+                if delta.error is not None and (at_once or not isinstance(delta.error, RequestError)):
+                    raise delta.error
                 by_key[delta.key].add(delta)
-                if by_key[delta.key].whole:
-                    del by_key[delta.key]
+            for key in [key for key, own in by_key.items() if own.whole]:
+                if by_key.pop(key).refused:
+                    engine.cancel(key)
     finally:
         for key in by_key:
             engine.cancel(key)
 
 
 class _Waiting:
-    """A request, and what has come of it."""
+    """A request, and what has come of it. refused: why there is no answer."""
 
     def __init__(self, request: Request) -> None:
+        self.refused: RequestError | None = None
         self._request = request
         self._growing = [Growing() for _ in range(request.sampling.n)]
-        self._done: dict[int, Completion | RequestError] = {}
+        self._done: dict[int, Completion] = {}
 
     @property
     def whole(self) -> bool:
-        return len(self._done) == self._request.sampling.n
+        return self.refused is not None or len(self._done) == self._request.sampling.n
 
     def add(self, delta: Delta) -> None:
+        if isinstance(delta.error, RequestError):
+            self.refused = delta.error
+            return
         own = self._growing[delta.number]
         own.add(delta)
-        if isinstance(delta.error, RequestError):
-            self._done[delta.number] = delta.error
-        elif delta.finish_reason:
+        if delta.finish_reason:
             self._done[delta.number] = own.completion(self._request, delta)
 
-    def refuse(self, error: RequestError) -> None:
-        self._done = dict.fromkeys(range(self._request.sampling.n), error)
-
     def answer(self) -> list[Completion] | RequestError:
-        completions = []
-        for number in range(self._request.sampling.n):
-            done = self._done[number]
-            if isinstance(done, RequestError):
-                return done
-            completions.append(done)
-        return completions
+        return self.refused or [self._done[number] for number in range(self._request.sampling.n)]
 
 
 def stream(engine: Engine, request: Request) -> Iterator[Delta]:
@@ -154,14 +155,12 @@ def _pieces(engine: Engine, request: Request) -> Iterator[Delta]:
 
 
 def _deltas(engine: Engine, keys: Container[int]) -> Iterator[Delta]:
-    """What is new of requests that alone are on their way. Raises TkError where the engine fails, and where there are others."""
+    """What is new of requests that alone are on their way. Raises TkError where there are others."""
     for delta in engine.step():
         if delta.key not in keys:
             raise TkError(
                 "The engine has been asked from elsewhere as well: several may ask it through tk.dispatch only."
             )
-        if delta.error is not None and not isinstance(delta.error, RequestError):
-            raise delta.error
         yield delta
 
 
@@ -225,9 +224,15 @@ class Batched(Base):
 
     def step(self) -> list[Delta]:
         waiting, self._waiting = self._waiting, {}
+        return self._answered(waiting) if waiting else []
+
+    def _answered(self, waiting: Mapping[int, Request]) -> list[Delta]:
+        """The pieces of a batch; where one request is at fault, each is answered by itself."""
         try:
-            answers = self.answer(list(waiting.values())) if waiting else []
+            answers = self.answer(list(waiting.values()))
         except TkError as error:
+            if isinstance(error, RequestError) and len(waiting) > 1:
+                return [delta for key, request in waiting.items() for delta in self._answered({key: request})]
             return [
                 Delta("", (), "error", key, n, error=error) for key, r in waiting.items() for n in range(r.sampling.n)
             ]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from importlib.metadata import Distribution, EntryPoint, distributions, entry_points
 from typing import Any
 
@@ -39,10 +41,17 @@ def of(found: Distribution) -> Sequence[EntryPoint]:
 def _one_by_one() -> Iterator[EntryPoint]:
     seen: set[str] = set()
     for found in distributions():
-        name = found.metadata["Name"]
+        name = _name(found)
         if name and name not in seen:
             seen.add(name)
             yield from of(found)
+
+
+def _name(found: Distribution) -> str:
+    """ "" where its metadata cannot be read either: it is nobody's plugin then."""
+    with suppress(Exception):
+        return re.sub(r"[-_.]+", "-", found.metadata["Name"]).lower()
+    return ""
 
 
 def _unreadable(found: Distribution, error: Exception) -> EntryPoint:
@@ -54,4 +63,6 @@ def _unreadable(found: Distribution, error: Exception) -> EntryPoint:
 
 def _ours(found: Distribution) -> bool:
     """Whether it is a plugin by what else is known of it: one that has none of these signs belongs to others."""
-    return found.name.startswith(PREFIX) or any(line.startswith(KERNEL) for line in found.requires or ())
+    name = _name(found)
+    wanted = [re.sub(r"[-_.]+", "-", line).lower() for line in found.requires or ()] if name else []
+    return name.startswith(PREFIX) or any(line.startswith(KERNEL) for line in wanted)

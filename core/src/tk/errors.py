@@ -30,7 +30,11 @@ class DataError(TkError):
 
 
 class RequestError(TkError):
-    """One request cannot be answered as it is, for the length of its prompt or the like; others can."""
+    """One request cannot be answered as it is; others can. too_long: for want of room for its prompt and an answer."""
+
+    def __init__(self, message: str, *, too_long: bool = False) -> None:
+        super().__init__(message)
+        self.too_long = too_long
 
 
 class StuckError(TkError):

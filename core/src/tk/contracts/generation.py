@@ -20,7 +20,7 @@ class Request:
     """A prompt as token ids (templates tokenise, engines never do), and how to sample.
 
     messages, tools: instead of ids, for an engine with a template of its own (`own-template`): an endpoint that judges. tools
-        are JSON schemas of functions, as in rows; their calls come back as `Completion.tool_calls`. Of ids `Template.read` tells.
+        are functions as rows describe them; their calls come back as `Completion.tool_calls`. Of ids `Template.read` tells.
     adapter: one of `LoadedModel.adapters`, or what an engine of its own knows by that name; "": the model's own (`adapters`).
     prompt_logps: whether log-probs of the prompt's own tokens are wanted (`prompt-logprobs`); then `sampling.max_tokens` may be
         0, and nothing is generated.
@@ -48,7 +48,8 @@ class Request:
             "media": "media",
             "adapters": "adapter",
         }
-        return {**{word: name for word, name in own.items() if getattr(self, name)}, **self.sampling.needs}
+        found = {word: name for word, name in own.items() if getattr(self, name)}
+        return {**({"own-template": "tools"} if self.tools else {}), **found, **self.sampling.needs}
 
 
 Top = tuple[tuple[int, float], ...]
@@ -129,7 +130,8 @@ class Engine(Protocol):
     def add(self, request: Request) -> int:
         """A key for the request, which no other has. Raises TkError, with nothing begun, for one that cannot be served.
 
-        RequestError says that it alone is at fault, as a prompt is that leaves no room for an answer; so does a delta's error.
+        RequestError, here or of a delta, says that it alone is at fault: above all a prompt that leaves no room for an answer
+        within `model.max_length`, or within what the engine itself has.
         """
         ...
 

@@ -255,6 +255,19 @@ def test_a_judge_is_asked_by_messages(url: str, tmp_path: Path) -> None:
         dispatcher.close()
 
 
+def test_an_endpoint_may_have_less_room_than_the_model(base: Path, tmp_path: Path) -> None:
+    short = tiny_checkpoint(tmp_path / "short", "llama", vocab=300, max_position_embeddings=64)
+    with tk.serve(model=str(short), template="chatml", server={"port": 0}) as serving:
+        engine = opened(f"{serving.url}/v1", base, tmp_path)
+        try:
+            wrong, cut = generate_each(engine, [Request([5] * 80), Request([5] * 60, Sampling(max_tokens=99))])
+            assert str(wrong) == "A prompt of 80 tokens fills the engine's 64 positions: shorten it."
+            assert not isinstance(cut, RequestError)
+            assert len(cut[0].ids) <= 4
+        finally:
+            engine.close()
+
+
 def test_a_conversation_without_room_is_its_own_fault(url: str, tmp_path: Path) -> None:
     engine = opened(url, None, tmp_path)
     try:
@@ -375,8 +388,12 @@ def plain_url() -> Iterator[str]:
                 called(0, "", '"a"}'),
             ]
             if body["max_completion_tokens"] == 99:
-                pieces = [called(0, "look", "[1]", "c1")]
-            end = [sent({}, finish="tool_calls"), "data: [DONE]\n\n"]
+                pieces = [
+                    called(0, "look", '{"at": "Zü', "c1"),
+                    called(0, "rest", "{}", "c2"),
+                ]  # as if all were the first
+            reason = "length" if body["max_completion_tokens"] == 99 else "tool_calls"
+            end = [sent({}, finish=reason), "data: [DONE]\n\n"]
             return StreamingResponse(iter([piece("Let me see.", None), *pieces, *end]), media_type="text/event-stream")
         said = [piece("he", None), piece("llo", "length"), "data: [DONE]\n\n"]
         return StreamingResponse(iter(said), media_type="text/event-stream")
@@ -450,22 +467,22 @@ def test_calls_have_names_and_their_answers_the_same() -> None:
     looks = ToolCall("look", {"at": "Zürich"})
     messages = [
         Message("user", "Is it?"),
-        Message("assistant", "", (looks, ToolCall("look", {}, "mine"), looks)),
-        Message("tool", "no", tool_call_id="mine"),
+        Message("assistant", "", (looks, ToolCall("look", {}, "call_1"), looks)),
+        Message("tool", "no", tool_call_id="call_1"),
         Message("tool", "yes"),
         Message("tool", "maybe"),
         Message("assistant", "Again.", (looks,)),
         Message("tool", "yes"),
     ]
     tool = {"type": "function", "function": {"name": "look", "parameters": {"type": "object", "properties": {}}}}
-    body = chat_body(Request(messages=messages, tools=[tool]), "m", OpenAIOptions(url="http://x/v1"))
+    body = chat_body(Request(messages=messages, tools=[tool, tool["function"]]), "m", OpenAIOptions(url="http://x/v1"))
     _, first, *answers, again, last = body["messages"]
-    assert body["tools"] == [tool]
+    assert body["tools"] == [tool, tool]
     assert first["content"] is None
-    assert [call["id"] for call in first["tool_calls"]] == ["call_0", "mine", "call_1"]
+    assert [call["id"] for call in first["tool_calls"]] == ["call_0", "call_1", "call_2"]
     assert json.loads(first["tool_calls"][0]["function"]["arguments"]) == {"at": "Zürich"}
-    assert [one["tool_call_id"] for one in answers] == ["mine", "call_0", "call_1"]
-    assert (again["content"], again["tool_calls"][0]["id"], last["tool_call_id"]) == ("Again.", "call_2", "call_2")
+    assert [one["tool_call_id"] for one in answers] == ["call_1", "call_0", "call_2"]
+    assert (again["content"], again["tool_calls"][0]["id"], last["tool_call_id"]) == ("Again.", "call_3", "call_3")
     with pytest.raises(UsageError, match="answers no call"):
         chat_body(Request(messages=[*messages, Message("tool", "x")]), "m", OpenAIOptions(url="http://x/v1"))
 
@@ -477,8 +494,9 @@ def test_calls_of_tools_come_in_pieces(plain_url: str, tmp_path: Path) -> None:
         ((made,),) = generate(engine, [asked])
         assert made.tool_calls == (ToolCall("look", {"at": "a"}, "c1"), ToolCall("rest", {}, "c2"))
         assert (made.text, made.finish_reason) == ("Let me see.", "stop")
-        with pytest.raises(RequestError, match="call of look are no JSON object: '.1.'"):
-            generate(engine, [replace(asked, sampling=Sampling(max_tokens=99))])
+        ((cut,),) = generate(engine, [replace(asked, sampling=Sampling(max_tokens=99))])
+        assert (cut.tool_calls, cut.finish_reason) == ((ToolCall("rest", {}, "c2"),), "length")
+        assert cut.text == 'Let me see.{"name": "look", "arguments": {"at": "Zü'
     finally:
         engine.close()
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from tk import EngineSpec, hookimpl
 from tk.contracts import Completion, Delta, LoadedModel, Request
 from tk.engines import Base, Batched
+from tk.errors import RequestError
 
 
 class Said(Batched):
@@ -17,6 +18,15 @@ class Said(Batched):
         tokenizer, text = self.model.tokenizer, (Path(self.model.path) / "said.txt").read_text()
         ids = (*tokenizer(text, add_special_tokens=False)["input_ids"], requests[0].stop_ids[0])
         return [[Completion(ids, text, "stop")] for _ in requests]
+
+
+class Cramped(Said):
+    """With less room than the model."""
+
+    def add(self, request: Request) -> int:
+        if len(request.ids) > 100:
+            raise RequestError("A hundred tokens are the most.", too_long=True)
+        return super().add(request)
 
 
 class Spoken(Base):
@@ -50,4 +60,5 @@ class Spoken(Base):
 def tk_engines():
     yield EngineSpec(name="said", target=Said, summary="Says what a file says.")
     yield EngineSpec(name="elsewhere", target=Said, summary="The same, with adapters.", supports=("adapters",))
+    yield EngineSpec(name="cramped", target=Cramped, summary="Says it where the prompt is short.")
     yield EngineSpec(name="spoken", target=Spoken, summary="Says it token by token.")

@@ -575,6 +575,20 @@ def test_an_engine_elsewhere_has_the_adapters_that_it_began_with(model: Path) ->
         tk.serve(model=str(model), engine="elsewhere", plugins=plugin, server={"port": 0, "load_adapters": True})
 
 
+def test_an_engine_may_have_less_room_than_the_model(tmp_path: Path) -> None:
+    folder, plugin = tiny_checkpoint(tmp_path / "m", vocab=300), {"files": [str(Path(__file__).parent / "said.py")]}
+    (folder / "said.txt").write_text("Yes.")
+    with tk.serve(
+        model=str(folder), template="chatml", engine="cramped", plugins=plugin, server={"port": 0}
+    ) as serving:
+        client = openai.OpenAI(base_url=f"{serving.url}/v1", api_key="none", max_retries=0)
+        (choice,) = client.chat.completions.create(model="m", messages=HELLO).choices
+        assert choice.message.content == "Yes."
+        with pytest.raises(openai.BadRequestError) as refused:
+            client.chat.completions.create(model="m", messages=[{"role": "user", "content": "x" * 100}])
+    assert refused.value.code == "context_length_exceeded"
+
+
 def test_nobody_loads_adapters_unless_that_is_allowed(serving: Serving) -> None:
     for path in ("load", "unload"):
         body = {"lora_name": "x", "lora_path": "/tmp"}

@@ -34,6 +34,7 @@ from tk.contracts import (
     Template,
 )
 from tk.engines import generate
+from tk.errors import RequestError
 from tk.sample import Message, Part, Sample
 from tk.testing.need import need
 from tk_auto.quiet import quiet
@@ -299,7 +300,7 @@ def check_broken_picture(engine: Engine, template: Template, folder: Path) -> No
         for delta in engine.step():
             found.setdefault(delta.key, []).extend(delta.ids)
             ended = ended or (delta.key == key and bool(delta.finish_reason))
-            errors += [(delta.key, delta.number, str(delta.error))] if delta.error else []
+            errors += [(delta.key, delta.number, str(delta.error))] if isinstance(delta.error, RequestError) else []
     need(tuple(found[key]) == tuple(expected), f"beside a broken picture: {found[key]}, and alone {list(expected)}")
     need(sorted(e[:2] for e in errors) == [(failed, 0), (failed, 1)], f"what failed: {errors}")
     need(all(broken in error for *_, error in errors), f"which picture it was: {errors}")

@@ -58,6 +58,7 @@ class Remote(Base):
         self._link: Link | None = open()
 
     def add(self, request: Request) -> int:
+        checked(request, self.model)
         if request.media:
             raise UsageError(f"The engine {self._name} takes text only: use the engine transformers.")
         if request.prompt_logps or request.model_logps:

@@ -44,7 +44,8 @@ def checked(request: Request, model: LoadedModel, most: int | None = None) -> in
     if room < min(1, sampling.max_tokens):
         whose = "model" if positions == model.max_length else "engine"
         raise RequestError(
-            f"A prompt of {len(request.ids)} tokens fills the {whose}'s {positions} positions: shorten it."
+            f"A prompt of {len(request.ids)} tokens fills the {whose}'s {positions} positions: shorten it.",
+            too_long=True,
         )
     return min(sampling.max_tokens, room)
 

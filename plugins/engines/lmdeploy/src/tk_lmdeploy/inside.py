@@ -38,7 +38,12 @@ class Inside:
         self._adapters = dict(adapters)
         self._engine = AsyncEngine(model, backend=parsed.backend, backend_config=_config(parsed, self._adapters))
         self._streams.call(self._begin())
-        self.about = {"lmdeploy": __version__, "backend": parsed.backend, "dtype": parsed.dtype}
+        self.about = {
+            "lmdeploy": __version__,
+            "backend": parsed.backend,
+            "dtype": parsed.dtype,
+            "max_length": self._engine.session_len,
+        }
 
     @property
     def busy(self):

@@ -23,7 +23,9 @@ def chat_body(request: Request, model: str, options: OpenAIOptions) -> dict[str,
         "max_completion_tokens": sampling.max_tokens,
     }
     if request.tools:
-        own["tools"] = list(request.tools)
+        own["tools"] = [
+            tool if "function" in tool else {"type": "function", "function": tool} for tool in request.tools
+        ]
     if sampling.logprobs:
         own["logprobs"] = True
     further = _further(sampling, options)
@@ -69,7 +71,7 @@ def _further(sampling: Sampling, options: OpenAIOptions) -> dict[str, Any]:
 
 
 def _messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
-    named, made = Named(), list[dict[str, Any]]()
+    named, made = Named(messages), list[dict[str, Any]]()
     for message in messages:
         content = message.content if isinstance(message.content, str) else [_part(part) for part in message.content]
         own: dict[str, Any] = {"role": message.role, "content": content}

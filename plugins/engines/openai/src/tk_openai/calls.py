@@ -11,19 +11,21 @@ from typing import Any
 
 from openai.types.chat.chat_completion_chunk import ChoiceDeltaToolCall
 
-from tk.errors import RequestError, UsageError
+from tk.errors import UsageError
 from tk.sample import Message, ToolCall
 
 
 class Named:
     """Calls by the names that the protocol wants: those without one get one, and their answers, in order, the same."""
 
-    def __init__(self) -> None:
-        self._numbers, self._open = count(), deque[str]()
+    def __init__(self, messages: Iterable[Message]) -> None:
+        taken = {call.id for message in messages for call in message.tool_calls}
+        self._free = (name for name in map("call_{}".format, count()) if name not in taken)
+        self._open = deque[str]()
 
     def made(self, calls: Sequence[ToolCall]) -> list[dict[str, Any]]:
         """The calls of a message; they are answered next."""
-        self._open = deque(call.id or f"call_{next(self._numbers)}" for call in calls)
+        self._open = deque(call.id or next(self._free) for call in calls)
         return [
             {"id": name, "type": "function", "function": {"name": call.name, "arguments": json.dumps(call.arguments)}}
             for name, call in zip(self._open, calls, strict=True)
@@ -46,31 +48,35 @@ class _Call:
     name: str = ""
     arguments: str = ""
 
+    def parsed(self) -> ToolCall | None:
+        try:
+            arguments = json.loads(self.arguments or "{}")
+        except ValueError:
+            return None
+        return ToolCall(self.name, arguments, self.id) if isinstance(arguments, dict) else None
+
 
 class Calls:
     """Those of one answer, which come in pieces."""
 
     def __init__(self) -> None:
-        self._calls: dict[int, _Call] = {}
+        self._calls: list[_Call] = []
+        self._latest: dict[int, _Call] = {}
 
     def add(self, pieces: Iterable[ChoiceDeltaToolCall]) -> None:
+        """Another id begins another call, also where an endpoint gives all the same index."""
         for piece in pieces:
-            call = self._calls.setdefault(piece.index, _Call())
-            call.id += piece.id or ""
+            call = self._latest.get(piece.index)
+            if call is None or (piece.id and call.id and piece.id != call.id):
+                call = self._latest[piece.index] = _Call()
+                self._calls.append(call)
+            call.id = piece.id or call.id
             if piece.function is not None:
-                call.name += piece.function.name or ""
+                call.name = call.name or piece.function.name or ""
                 call.arguments += piece.function.arguments or ""
 
-    def whole(self) -> tuple[ToolCall, ...]:
-        """All of them. Raises RequestError where the arguments of one are no JSON object."""
-        return tuple(_whole(self._calls[index]) for index in sorted(self._calls))
-
-
-def _whole(call: _Call) -> ToolCall:
-    try:
-        arguments = json.loads(call.arguments or "{}")
-    except ValueError:
-        arguments = None
-    if not isinstance(arguments, dict):
-        raise RequestError(f"The arguments of a call of {call.name} are no JSON object: {call.arguments!r}.")
-    return ToolCall(call.name, arguments, call.id)
+    def whole(self) -> tuple[tuple[ToolCall, ...], str]:
+        """The calls; and as text those that are none, since their arguments are cut off or no JSON object."""
+        read = [(call, call.parsed()) for call in self._calls]
+        rest = [f'{{"name": "{call.name}", "arguments": {call.arguments}' for call, made in read if made is None]
+        return tuple(made for _, made in read if made is not None), "".join(rest)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import shutil
 import threading
 from collections.abc import AsyncIterator, Iterable
@@ -41,7 +42,9 @@ ENDS: dict[str | None, FinishReason] = {
 }
 """The endpoint's word for how an answer ended -> tk's."""
 TOO_LONG = "context_length_exceeded"
-"""OpenAI's word for a prompt without room; others only say it in words, which are OpenAI's too."""
+"""OpenAI's word for a prompt without room."""
+TOO_LONG_IN_WORDS = re.compile("context length|maximum model length", re.IGNORECASE)
+"""What vLLM and SGLang say instead."""
 
 
 @dataclass(eq=False)
@@ -53,6 +56,14 @@ class _Asked:
     task: Future[None] | None = None
 
 
+@dataclass(frozen=True)
+class _About:
+    """What a model is called there, and its positions, which vLLM, SGLang and `tk serve` tell."""
+
+    name: str
+    max_length: int | None
+
+
 class OpenAIEngine(Base):
     """Conversations by the endpoint's own template (`Request.messages`), or tokens (`Request.ids`) of the run's model."""
 
@@ -60,7 +71,8 @@ class OpenAIEngine(Base):
         self.options, self.model, self.version = options, model, 0
         self._folder = folder
         self._keys, self._heard, self._asked = count(), SimpleQueue[Delta](), dict[int, _Asked]()
-        self._name, self._digest = options.model, ""
+        self._known: _About | None = None
+        self._digest = ""
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="openai", daemon=True)
         self._thread.start()
@@ -177,7 +189,7 @@ class OpenAIEngine(Base):
                 return
 
     async def _chat(self, key: int, request: Request) -> AsyncIterator[Delta]:
-        body = chat_body(request, await self._model(), self.options)
+        body = chat_body(request, (await self._about()).name, self.options)
         calls = [Calls() for _ in range(request.sampling.n)]
         async for chunk in await self._client.chat.completions.create(**body, stream=True):
             self._check(chunk, request)
@@ -186,15 +198,18 @@ class OpenAIEngine(Base):
                 logps = tuple(one.logprob for one in listed or ())
                 own, finish = calls[choice.index], self._finish(choice.finish_reason)
                 own.add(choice.delta.tool_calls or ())
-                made = own.whole() if finish else ()
-                text = choice.delta.content or ""
+                made, rest = own.whole() if finish else ((), "")
+                text = (choice.delta.content or "") + rest
                 yield Delta(text, (), finish, key, choice.index, logps, self.version, tool_calls=made)
 
     async def _completion(self, key: int, request: Request) -> AsyncIterator[Delta]:
         """Raises TkError for an endpoint that tells no token ids where they are needed."""
         model = cast(LoadedModel, self.model)
         stop_ids, _ = stops(request, model)
-        body = completion_body(request, sorted(stop_ids), checked(request, model), await self._model(), self.options)
+        about = await self._about()
+        body = completion_body(
+            request, sorted(stop_ids), checked(request, model, about.max_length), about.name, self.options
+        )
         texts: dict[int, str] = {}
         async for chunk in await self._client.completions.create(**body, stream=True):
             self._check(chunk, request)
@@ -228,12 +243,20 @@ class OpenAIEngine(Base):
                 "are, say so by `logprobs_of: sampled`; else ask for none, or sample at temperature 1 without top_p and the like."
             )
 
-    async def _model(self) -> str:
-        """What the model is called there."""
-        if not self._name:
-            listed = await self._client.models.list()
-            self._name = listed.data[0].id if listed.data else ""
-        return self._name
+    async def _about(self) -> _About:
+        """Of the model that is asked: the one that is named, else the first. An endpoint need not list it, where it is named."""
+        if self._known is None:
+            try:
+                listed = (await self._client.models.list()).data
+            except openai.APIStatusError:
+                if not self.options.model:
+                    raise
+                listed = []
+            one = next((one for one in listed if self.options.model in ("", one.id)), None)
+            positions = (one.model_extra or {}).get("max_model_len") if one is not None else None
+            name = self.options.model or (one.id if one is not None else "")
+            self._known = _About(name, positions if isinstance(positions, int) else None)
+        return self._known
 
     async def _updated(self, folder: Path, version: int) -> dict[str, Any]:
         body = {"folder": str(folder.resolve()), "version": version}
@@ -266,8 +289,8 @@ class OpenAIEngine(Base):
             return self._late()
         if isinstance(error, openai.APIConnectionError):
             return self._unreached(error.__cause__ or said)
-        if status == 400 and (getattr(error, "code", None) == TOO_LONG or "maximum context length" in said):
-            return RequestError(f"{where}: {said}")
+        if status == 400 and (getattr(error, "code", None) == TOO_LONG or TOO_LONG_IN_WORDS.search(said)):
+            return RequestError(f"{where}: {said}", too_long=True)
         mends = {
             401: f" Is its key in the environment variable {self.options.key_variable}?",
             404: " Is `url` right (up to /v1), and `model`?",

@@ -40,6 +40,7 @@ class Inside:
         self.about = {
             "sglang": __version__,
             "dtype": str(self._manager.model_config.dtype),
+            "max_length": self._manager.context_len - self._manager.num_reserved_tokens,
             "digest": self.digest(),
         }
 

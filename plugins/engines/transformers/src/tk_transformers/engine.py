@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from tk.contracts import Delta, Layout, LoadedModel, Pass, Request, Role, Stat
-from tk.errors import TkError, UsageError
+from tk.errors import RequestError, TkError, UsageError
 from tk_tensor.branches import masks_for
 from tk_tensor.collate import collate_tokens
 from tk_tensor.packing import probe_shared_prefix
@@ -87,7 +87,7 @@ class TransformersEngine:
         try:
             rows, logits = batch.advance()
         except Unreadable as failed:
-            deltas = [failed.row.fail(failed.error)]
+            deltas = [failed.row.fail(RequestError(str(failed.error)))]
         else:
             deltas = self._taken(rows, logits) if logits is not None else []
         self._settle(batch)

@@ -49,7 +49,9 @@ def of_the_engine() -> Iterator[None]:
     """What an engine raises about a request: the client's fault where it asks for what cannot be had, else the server's."""
     try:
         yield
-    except (UsageError, DataError, RequestError) as error:
+    except RequestError as error:
+        raise Refused(400, str(error), code="context_length_exceeded" if error.too_long else None) from error
+    except (UsageError, DataError) as error:
         raise Refused(400, str(error)) from error
     except TkError as error:
         raise Refused(503, str(error), retry_after=1) from error
