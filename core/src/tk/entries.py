@@ -48,7 +48,7 @@ def _one_by_one() -> Iterator[EntryPoint]:
 
 
 def _name(found: Distribution) -> str:
-    """ "" where its metadata cannot be read either: it is nobody's plugin then."""
+    """In the one form of all its spellings; "" where its metadata cannot be read either: it is nobody's plugin then."""
     with suppress(Exception):
         return re.sub(r"[-_.]+", "-", found.metadata["Name"]).lower()
     return ""
