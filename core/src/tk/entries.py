@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from importlib.metadata import Distribution, EntryPoint, distributions, entry_points
@@ -49,8 +48,10 @@ def _one_by_one() -> Iterator[EntryPoint]:
 
 def _name(found: Distribution) -> str:
     """In the one form of all its spellings; "" where its metadata cannot be read either: it is nobody's plugin then."""
+    from packaging.utils import canonicalize_name  # only where something is broken: it takes time to import
+
     with suppress(Exception):
-        return re.sub(r"[-_.]+", "-", found.metadata["Name"]).lower()
+        return str(canonicalize_name(found.metadata["Name"]))
     return ""
 
 
@@ -63,6 +64,8 @@ def _unreadable(found: Distribution, error: Exception) -> EntryPoint:
 
 def _ours(found: Distribution) -> bool:
     """Whether it is a plugin by what else is known of it: one that has none of these signs belongs to others."""
+    from packaging.utils import canonicalize_name
+
     name = _name(found)
-    wanted = [re.sub(r"[-_.]+", "-", line).lower() for line in found.requires or ()] if name else []
+    wanted = map(canonicalize_name, found.requires or ()) if name else ()
     return name.startswith(PREFIX) or any(line.startswith(KERNEL) for line in wanted)
