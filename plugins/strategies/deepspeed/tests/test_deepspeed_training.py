@@ -27,7 +27,10 @@ class Run(Protocol):
 
 @pytest.fixture
 def run(processes: Mapping[str, str], tmp_path: Path) -> Run:
-    """Each run on its own engine, one after another in the same processes."""
+    """Each run on its own engine, one after another in the same processes.
+
+    The script compares weights and norms with a plain loop's; here it is asserted that each process came to the end of each.
+    """
 
     def started(mode: str, world: int, runs: Sequence[dict[str, str]] = EVERY, precision: str = "fp32") -> None:
         given = [precision, str(tmp_path), mode, *map(json.dumps, runs)]
